@@ -1,0 +1,322 @@
+// preprocess: the pass over the source.  Rows are accumulated into column sums (vectorised), columns then gathered
+// into target pixels; only whole target rows are shared out to threads.
+#include "ops/preprocess.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <thread>
+#include <type_traits>
+
+#include "ops/preprocess_rows.hpp"
+
+namespace ptxsdk {
+namespace {
+
+constexpr double kPixelsPerThread = 1 << 20;  // below this a thread costs more than it brings
+
+std::size_t size_of(StoredType type) {
+    return type == StoredType::u8 ? 1 : type == StoredType::f32 ? 4 : 2;
+}
+
+// IEEE binary16, round to nearest even.
+std::uint16_t to_half(float value) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t sign = (bits >> 16) & 0x8000u;
+    const std::uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude >= 0x47800000u)  // too large, infinite or NaN
+        return static_cast<std::uint16_t>(sign | (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u));
+    if (magnitude < 0x38800000u) {  // subnormal: let the FPU round
+        const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+    }
+    const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u;
+    return static_cast<std::uint16_t>(sign | (rounded >> 13));
+}
+
+// Splits [0, source) into `count` equal parts; exact integer arithmetic, weights in source pixels.
+std::vector<Span> make_spans(int source, int count) {
+    std::vector<Span> spans(static_cast<std::size_t>(count));
+    for (std::int64_t j = 0; j < count; ++j) {
+        const std::int64_t begin = j * source, end = begin + source;  // in units of 1 / count source pixels
+        const std::int64_t first = begin / count, last = (end - 1) / count;
+        Span& span = spans[static_cast<std::size_t>(j)];
+        span.first = static_cast<std::int32_t>(first);
+        if (first == last) {
+            span.whole = 0;
+            span.first_weight = static_cast<float>(source) / static_cast<float>(count);
+            span.last_weight = 0;
+        } else {
+            span.whole = static_cast<std::int32_t>(last - first - 1);
+            span.first_weight = static_cast<float>((first + 1) * count - begin) / static_cast<float>(count);
+            span.last_weight = static_cast<float>(end - last * count) / static_cast<float>(count);
+        }
+    }
+    return spans;
+}
+
+const RowKernels& kernels_for(Isa isa) {
+    const auto usable = usable_isas();
+    if (isa == Isa::best) isa = usable.back();
+    if (std::find(usable.begin(), usable.end(), isa) == usable.end())
+        throw std::invalid_argument("this CPU or build lacks the instruction set");
+#if defined(__x86_64__)
+    if (isa == Isa::x86_64_v3) return rows_x86_64_v3;
+    if (isa == Isa::x86_64_v4) return rows_x86_64_v4;
+#endif
+    return rows_baseline;
+}
+
+Ramp make_ramp(StoredType type, double low, double high) {
+    const double lowest = type == StoredType::i16 ? -32768 : 0;
+    const double highest = type == StoredType::u8 ? 255 : type == StoredType::i16 ? 32767 : 65535;
+    if (high <= lowest) {  // all white
+        low = lowest - 2;
+        high = lowest - 1;
+    } else if (low >= highest) {  // all black
+        low = highest + 1;
+        high = highest + 2;
+    }
+    // An integer source minus the base is exact in float32 wherever the window is narrow enough for it to matter.
+    constexpr double kLimit = 1 << 30;
+    const double base = std::clamp(std::floor(low), -kLimit, kLimit);
+    return {static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base), static_cast<float>(high - base)};
+}
+
+Ramp make_float_ramp(double low, double high) {
+    const double base = static_cast<float>(low);
+    return {0, static_cast<float>(base), static_cast<float>(low - base), static_cast<float>(high - base)};
+}
+
+template <typename T>
+int table_index(T value) {
+    return static_cast<int>(value) - static_cast<int>(std::numeric_limits<T>::lowest());
+}
+
+// What one thread needs to turn source rows into target rows.
+class RowWorker {
+  public:
+    RowWorker(const SourceImage& source, const PreprocessParameters& parameters)
+        : source_(source),
+          parameters_(parameters),
+          kernels_(kernels_for(parameters.isa)),
+          packed_(parameters.transfer != Transfer::table && is_packed(source)),
+          sums_(static_cast<std::size_t>(source.columns) + 1, 0.0f),
+          scratch_(packed_ ? 0 : static_cast<std::size_t>(source.columns) * size_of(source.type)) {
+        if (source.type == StoredType::f32)
+            ramp_ = make_float_ramp(parameters.low, parameters.high);
+        else
+            ramp_ = make_ramp(source.type, parameters.low, parameters.high);
+    }
+
+    // Adds source row `row` to the column sums.  False: it holds a value that is not finite.
+    bool add(int row, float weight, bool fresh) {
+        const std::byte* data = source_.data + row * source_.row_stride;
+        if (!packed_) data = pack(data);
+        switch (source_.type) {
+            case StoredType::u8:
+                return add_integer(reinterpret_cast<const std::uint8_t*>(data), kernels_.ramp_u8, weight, fresh);
+            case StoredType::u16:
+                return add_integer(reinterpret_cast<const std::uint16_t*>(data), kernels_.ramp_u16, weight, fresh);
+            case StoredType::i16:
+                return add_integer(reinterpret_cast<const std::int16_t*>(data), kernels_.ramp_i16, weight, fresh);
+            case StoredType::f32:
+                return add_float(reinterpret_cast<const float*>(data), weight, fresh);
+        }
+        return false;
+    }
+
+    void gather(const std::vector<Span>& spans, float* out) const {
+        kernels_.gather(sums_.data(), spans.data(), spans.size(), out);
+    }
+
+    // From the mean of a target pixel's contributions to its display value.
+    float display(float mean) const {
+        float value = mean;
+        if (parameters_.transfer == Transfer::linear) {
+            value = (mean - ramp_.low) / (ramp_.high - ramp_.low);
+        }
+        value = std::clamp(value, 0.0f, 1.0f);
+        return parameters_.invert ? 1.0f - value : value;
+    }
+
+  private:
+    static bool is_packed(const SourceImage& source) {
+        const auto size = static_cast<std::ptrdiff_t>(size_of(source.type));
+        return source.column_stride == size && source.row_stride % size == 0 &&
+               reinterpret_cast<std::uintptr_t>(source.data) % static_cast<std::uintptr_t>(size) == 0;
+    }
+
+    const std::byte* pack(const std::byte* data) {
+        const std::size_t size = size_of(source_.type);
+        const auto columns = static_cast<std::size_t>(source_.columns);
+        if (source_.column_stride == static_cast<std::ptrdiff_t>(size)) {
+            std::memcpy(scratch_.data(), data, columns * size);
+        } else {
+            for (std::size_t i = 0; i < columns; ++i)
+                std::memcpy(scratch_.data() + i * size,
+                            data + static_cast<std::ptrdiff_t>(i) * source_.column_stride, size);
+        }
+        return scratch_.data();
+    }
+
+    template <typename T, typename RampKernel>
+    bool add_integer(const T* row, RampKernel ramp_kernel, float weight, bool fresh) {
+        const auto columns = static_cast<std::size_t>(source_.columns);
+        if (parameters_.transfer == Transfer::table) {
+            for (std::size_t i = 0; i < columns; ++i) {
+                const float value = weight * parameters_.table[table_index(row[i])];
+                sums_[i] = fresh ? value : sums_[i] + value;
+            }
+        } else {
+            ramp_kernel(row, columns, weight, ramp_, fresh, sums_.data());
+        }
+        return true;
+    }
+
+    bool add_float(const float* row, float weight, bool fresh) {
+        const auto columns = static_cast<std::size_t>(source_.columns);
+        if (parameters_.transfer == Transfer::linear)
+            return kernels_.ramp_f32(row, columns, weight, ramp_, fresh, sums_.data());
+        const double scale = 1.0 / (parameters_.high - parameters_.low);
+        bool finite = true;
+        for (std::size_t i = 0; i < columns; ++i) {
+            finite = finite && std::isfinite(row[i]);
+            const double exponent = (static_cast<double>(row[i]) - parameters_.low) * scale;
+            const auto value = weight * static_cast<float>(1.0 / (1.0 + std::exp(-exponent)));
+            sums_[i] = fresh ? value : sums_[i] + value;
+        }
+        return finite;
+    }
+
+    const SourceImage& source_;
+    const PreprocessParameters& parameters_;
+    const RowKernels& kernels_;
+    Ramp ramp_{};
+    bool packed_;
+    std::vector<float> sums_;  // one more than there are columns: see Span
+    std::vector<std::byte> scratch_;
+};
+
+void store_row(const TargetTensor& target, int row, const std::vector<float>& values) {
+    std::byte* out = target.data + row * target.row_stride;
+    if (target.type == TensorType::f32) {
+        std::memcpy(out, values.data(), values.size() * sizeof(float));
+        return;
+    }
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const std::uint16_t half = to_half(values[i]);
+        std::memcpy(out + i * sizeof half, &half, sizeof half);
+    }
+}
+
+void check(const SourceImage& source, const TargetTensor& target, const Content& content,
+           const PreprocessParameters& parameters) {
+    if (source.rows < 1 || source.columns < 1) throw std::invalid_argument("the source is empty");
+    if (content.x0 < 0 || content.y0 < 0 || content.x0 >= content.x1 || content.y0 >= content.y1 ||
+        content.x1 > target.columns || content.y1 > target.rows)
+        throw std::invalid_argument("the content is empty or outside the target");
+    if (!(parameters.std > 0) || !std::isfinite(parameters.std) || !std::isfinite(parameters.mean))
+        throw std::invalid_argument("mean and std must be finite, std positive");
+    if (parameters.transfer == Transfer::table) {
+        if (parameters.table == nullptr || source.type == StoredType::f32)
+            throw std::invalid_argument("a table serves integer sources only");
+    } else if (!(parameters.high > parameters.low) || !std::isfinite(parameters.high - parameters.low)) {
+        throw std::invalid_argument("low and high must be finite, low below high");
+    } else if (parameters.transfer == Transfer::sigmoid && source.type != StoredType::f32) {
+        throw std::invalid_argument("integer sources take a sigmoid as a table");
+    }
+    if (parameters.threads < 0) throw std::invalid_argument("threads is negative");
+}
+
+}  // namespace
+
+std::vector<Isa> usable_isas() {
+    std::vector<Isa> isas{Isa::baseline};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("bmi")) {
+        isas.push_back(Isa::x86_64_v3);
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512vl"))
+            isas.push_back(Isa::x86_64_v4);
+    }
+#endif
+    return isas;
+}
+
+bool preprocess(const SourceImage& source, const TargetTensor& target, const Content& content,
+                const PreprocessParameters& parameters) {
+    check(source, target, content, parameters);
+    const std::vector<Span> columns = make_spans(source.columns, content.x1 - content.x0);
+    const std::vector<Span> rows = make_spans(source.rows, content.y1 - content.y0);
+    const float inverse_area = static_cast<float>(static_cast<double>(columns.size()) * static_cast<double>(rows.size()) /
+                                                  (static_cast<double>(source.columns) * source.rows));
+    const float inverse_std = 1.0f / parameters.std;
+    const float padding = (0.0f - parameters.mean) * inverse_std;
+    std::atomic<bool> finite{true};
+
+    const auto run = [&](int first_row, int last_row) {
+        RowWorker worker(source, parameters);
+        std::vector<float> means(columns.size());
+        std::vector<float> line(static_cast<std::size_t>(target.columns), padding);
+        for (int i = first_row; i < last_row; ++i) {
+            if (i < content.y0 || i >= content.y1) {
+                store_row(target, i, std::vector<float>(line.size(), padding));
+                continue;
+            }
+            const Span& span = rows[static_cast<std::size_t>(i - content.y0)];
+            bool row_finite = worker.add(span.first, span.first_weight, true);
+            for (int k = 1; k <= span.whole; ++k) row_finite &= worker.add(span.first + k, 1.0f, false);
+            if (span.last_weight > 0) row_finite &= worker.add(span.first + span.whole + 1, span.last_weight, false);
+            if (!row_finite) {
+                finite = false;
+                return;
+            }
+            worker.gather(columns, means.data());
+            for (std::size_t j = 0; j < means.size(); ++j)
+                line[static_cast<std::size_t>(content.x0) + j] =
+                    (worker.display(means[j] * inverse_area) - parameters.mean) * inverse_std;
+            store_row(target, i, line);
+        }
+    };
+
+    const double worth = static_cast<double>(source.rows) * source.columns / kPixelsPerThread;
+    const int wanted = parameters.threads > 0
+                           ? parameters.threads
+                           : std::min(static_cast<int>(std::thread::hardware_concurrency()), static_cast<int>(worth));
+    const int threads = std::clamp(wanted, 1, target.rows);
+    const auto boundary = [&](int t) {
+        return static_cast<int>(static_cast<std::int64_t>(target.rows) * t / threads);
+    };
+    std::vector<std::thread> helpers;
+    std::exception_ptr failure;
+    helpers.reserve(static_cast<std::size_t>(threads));
+    std::vector<std::exception_ptr> failures(static_cast<std::size_t>(threads));
+    for (int t = 1; t < threads; ++t) {
+        helpers.emplace_back([&, t] {
+            try {
+                run(boundary(t), boundary(t + 1));
+            } catch (...) {
+                failures[static_cast<std::size_t>(t)] = std::current_exception();
+            }
+        });
+    }
+    try {
+        run(boundary(0), boundary(1));
+    } catch (...) {
+        failures[0] = std::current_exception();
+    }
+    for (std::thread& helper : helpers) helper.join();
+    for (const std::exception_ptr& error : failures)
+        if (error) std::rethrow_exception(error);
+    return finite;
+}
+
+}  // namespace ptxsdk

@@ -1,0 +1,55 @@
+"""ptxsdk finds pneumothorax on frontal chest radiographs and shows where it is.
+
+This module is the only supported import point.  Importing it loads numpy and nothing heavier; what a call needs
+loads when it is called.  Research and integration use only: not a medical device.
+"""
+
+import logging
+
+from ptxsdk.detection import Check, Detection, EngineId, OperatingPoint, Quality, Region, Timings
+from ptxsdk.detector import Detector
+from ptxsdk.engine import Engine
+from ptxsdk.errors import (
+    CODES,
+    BackendError,
+    DetectorError,
+    EngineError,
+    InputError,
+    OutOfScope,
+    PtxsdkError,
+    WriterError,
+)
+from ptxsdk.gate import GatePolicy
+from ptxsdk.geometry import Geometry
+from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CODES",
+    "BackendError",
+    "Check",
+    "Detection",
+    "Detector",
+    "DetectorError",
+    "Display",
+    "Engine",
+    "EngineError",
+    "EngineId",
+    "GatePolicy",
+    "Geometry",
+    "InputError",
+    "LookupTable",
+    "OperatingPoint",
+    "OutOfScope",
+    "PtxsdkError",
+    "Quality",
+    "Radiograph",
+    "Region",
+    "Timings",
+    "Window",
+    "WriterError",
+    "__version__",
+]
+
+logging.getLogger("ptxsdk").addHandler(logging.NullHandler())

@@ -1,0 +1,117 @@
+"""Backends: what runs the network.  Each module has ``probe() -> (usable, reason)`` and ``load(...)``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk.engine import Engine
+from ptxsdk.errors import BackendError, DetectorError
+
+NAMES = ("openvino", "onnxruntime")
+
+
+class Backend(Protocol):
+    """A loaded network with buffers of its own; not thread-safe, one a thread through `clone`.
+
+    Attributes
+    ----------
+    name, device, precision : str
+        What really runs, e.g. "openvino", "cpu", "fp32".
+    input : ndarray, shape (rows, columns), float32
+        The input buffer, owned by the backend: fill it, then call `infer`.
+    """
+
+    name: str
+    device: str
+    precision: str
+    input: npt.NDArray[np.float32]
+
+    def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Run the network on `input`.
+
+        Returns
+        -------
+        patch_logits : ndarray, shape (P, Q), float32
+        mask_logits : ndarray, shape (rows, columns), float32
+            Both are valid until the next call.
+
+        Raises
+        ------
+        BackendError
+            ``backend.failed``.
+        """
+        ...
+
+    def clone(self) -> Backend:
+        """Share the compiled network; buffers and request are the clone's own."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+        ...
+
+
+def probe(name: str) -> tuple[bool, str]:
+    """Say whether a backend is usable here.
+
+    Returns
+    -------
+    usable : bool
+    reason : str
+        Its version and devices, or why not.
+    """
+    usable, reason = _module(name).probe()
+    return bool(usable), str(reason)
+
+
+def load(engine: Engine, *, backend: str, device: str, precision: str, threads: int) -> Backend:
+    """Load the network of `engine` on the best backend that fits.
+
+    Parameters
+    ----------
+    engine : Engine
+        Verified engine.
+    backend : str
+        "auto" (openvino, the embedded default) or one of ``NAMES``.
+    device : str
+        "auto" or "cpu".  "cuda" is not part of this version.
+    precision : {"auto", "fp32", "fp16", "int8"}
+        "auto" takes the fastest that this device runs natively and the engine allows.
+    threads : int
+        CPU threads for the network; 0 leaves it to the runtime.
+
+    Raises
+    ------
+    BackendError
+        ``backend.unavailable`` or ``backend.failed``.
+    EngineError
+        ``engine.precision``.
+    DetectorError
+        ``detector.option``.
+    """
+    if backend not in ("auto", *NAMES):
+        raise DetectorError("detector.option", f"backend {backend!r} is not auto, {', '.join(NAMES)}")
+    if precision not in ("auto", "fp32", "fp16", "int8"):
+        raise DetectorError("detector.option", f"precision {precision!r} is not auto, fp32, fp16 or int8")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise DetectorError("detector.option", f"threads {threads!r} is not a count")
+    if device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()):
+        raise BackendError("backend.unavailable", "this version has no CUDA backend; use device='cpu' or 'auto'")
+    if device not in ("auto", "cpu"):
+        raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
+    module = _module("openvino" if backend == "auto" else backend)
+    usable, reason = module.probe()
+    if not usable:
+        raise BackendError("backend.unavailable", reason)
+    loaded: Backend = module.load(engine, precision=precision, threads=threads)
+    return loaded
+
+
+def _module(name: str) -> Any:
+    if name not in NAMES:
+        raise DetectorError("detector.option", f"backend {name!r} is not one of {', '.join(NAMES)}")
+    return importlib.import_module(f"ptxsdk.backends.{name}")

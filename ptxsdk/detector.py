@@ -1,0 +1,382 @@
+"""Detector: one film in, one detection out.  The pipeline, nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk import backends, gate
+from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
+from ptxsdk.engine import Engine
+from ptxsdk.errors import DetectorError, EngineError, PtxsdkError
+from ptxsdk.gate import GatePolicy
+from ptxsdk.geometry import Geometry
+from ptxsdk.radiograph import Display, Radiograph, Window
+
+if TYPE_CHECKING:
+    from ptxsdk.ops.aggregate import Aggregate
+
+
+class Detector:
+    """Detects and localizes pneumothorax on frontal chest radiographs.
+
+    Loading, warm-up and the self-test happen in the constructor, so that the first film is as fast as any.
+    One detector may be called from many threads: calls wait for each other.  For parallel use, give every thread
+    a `clone`, which shares the engine and the compiled network.  A detector does not survive ``os.fork``.
+
+    Parameters
+    ----------
+    engine : path, bytes or Engine, optional
+        A ``.ptxengine``; default: the engine that ships in the wheel.
+    device : str
+        "auto", "cpu" or "cuda[:N]".  A device asked for by name that is not usable raises.
+    backend : str
+        "auto", "openvino" or "onnxruntime".
+    precision : {"auto", "fp32", "fp16", "int8"}
+        "auto" takes what the device runs best among what the engine allows.
+    operating_point : str, optional
+        Name of one of the engine's operating points; default: the engine's own default.
+    profile : {"cade", "triage"}
+        What results may show.  "triage": flag and probability, never a location.
+    gate_policy : GatePolicy, optional
+        What the input gate lets through.
+    threads : int
+        CPU threads for network and preprocessing; 0: one per core.
+    trusted_keys : sequence of bytes
+        Raw Ed25519 public keys.  If given, the engine must be signed by one of them.
+
+    Raises
+    ------
+    EngineError
+        The engine file cannot be trusted or used, or fails its self-test on this device.
+    BackendError
+        Device or backend cannot be used.
+    DetectorError
+        ``detector.option``: an option has a value that does not exist.
+    """
+
+    def __init__(
+        self,
+        engine: str | os.PathLike[str] | bytes | Engine | None = None,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        operating_point: str | None = None,
+        profile: Profile = "cade",
+        gate_policy: GatePolicy | None = None,
+        threads: int = 0,
+        trusted_keys: Sequence[bytes] = (),
+    ) -> None:
+        if profile not in ("cade", "triage"):
+            raise DetectorError("detector.option", f"profile {profile!r} is not cade or triage")
+        if engine is None:
+            engine = Engine.default_path()
+        if not isinstance(engine, Engine):
+            engine = Engine.open(engine, trusted_keys=trusted_keys, require_signature=bool(trusted_keys))
+        self._engine = engine
+        self._profile = profile
+        self._policy = gate_policy or GatePolicy()
+        self._threads = threads
+        self._operating_point = _choose_operating_point(engine, operating_point)
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._closed = False
+        self._backend = backends.load(engine, backend=backend, device=device, precision=precision, threads=threads)
+        self.self_test(vectors=1)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine in use."""
+        return self._engine
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the network."""
+        return self._backend.name
+
+    @property
+    def precision(self) -> str:
+        """Precision that the network runs in."""
+        return self._backend.precision
+
+    def predict(self, image: object) -> Detection:
+        """Score one film.
+
+        Parameters
+        ----------
+        image : path, bytes, pydicom Dataset, ndarray or Radiograph
+            DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.
+
+        Returns
+        -------
+        Detection
+            Regions in source pixels: origin at the outer corner of the first pixel, x right, y down.
+
+        Raises
+        ------
+        InputError
+            The input is not a film that can be read.
+        OutOfScope
+            The input gate refuses the film; it is never scored.
+        BackendError
+            The network failed or produced numbers that are not finite.
+        DetectorError
+            ``detector.closed`` or ``detector.forked``.
+        """
+        from ptxsdk import readers
+
+        self._check_usable()
+        started = perf_counter()
+        film = readers.read(image)
+        header_started = perf_counter()
+        checks = gate.check_header(film, self._policy)
+        gate.enforce(checks)
+        header_ended = perf_counter()
+        with self._lock:
+            self._check_usable()
+            return self._score(
+                film, checks, started, read=header_started - started, header=header_ended - header_started
+            )
+
+    @overload
+    def predict_batch(self, images: Iterable[object]) -> list[Detection]: ...
+    @overload
+    def predict_batch(self, images: Iterable[object], *, errors: Literal["raise"]) -> list[Detection]: ...
+    @overload
+    def predict_batch(
+        self, images: Iterable[object], *, errors: Literal["return"]
+    ) -> list[Detection | PtxsdkError]: ...
+    def predict_batch(
+        self, images: Iterable[object], *, errors: Literal["raise", "return"] = "raise"
+    ) -> list[Detection] | list[Detection | PtxsdkError]:
+        """Score films one after another; the results equal those of `predict`.
+
+        Parameters
+        ----------
+        images : iterable
+            Each as in `predict`.
+        errors : {"raise", "return"}
+            "raise": the first failure ends the batch.  "return": its error stands in the failing film's place.
+
+        Returns
+        -------
+        list of Detection (and PtxsdkError)
+            In the order of `images`.
+
+        Raises
+        ------
+        PtxsdkError
+            As `predict`, with ``errors="raise"``; always for a detector that is closed or forked.
+        """
+        if errors not in ("raise", "return"):
+            raise DetectorError("detector.option", f"errors {errors!r} is not raise or return")
+        results: list[Detection | PtxsdkError] = []
+        for image in images:
+            try:
+                results.append(self.predict(image))
+            except DetectorError:
+                raise
+            except PtxsdkError as error:
+                if errors == "raise":
+                    raise
+                results.append(error)
+        return results
+
+    def self_test(self, *, vectors: int | None = None) -> int:
+        """Run the engine's golden films through preprocessing and network and compare with what they must give.
+
+        Parameters
+        ----------
+        vectors : int, optional
+            How many of them; default all.
+
+        Returns
+        -------
+        int
+            The number of films compared.
+
+        Raises
+        ------
+        EngineError
+            ``engine.self_test``, with film, deviation and tolerance.
+        """
+        golden = self._engine.golden()[:vectors]
+        with self._lock:
+            self._check_usable()
+            for film in golden:
+                display = Display(voi=Window.from_range(*film.window))
+                geometry = self._preprocess(film.pixels, display)
+                patch, mask = self._backend.infer()
+                probability = self._calibrate(self._aggregate(patch, mask, geometry).logit)
+                deviations = (
+                    ("patch logits", float(np.abs(patch - film.patch_logits).max()), film.tolerance.logits),
+                    ("mask logits", float(np.abs(mask - film.mask_logits).max()), film.tolerance.logits),
+                    ("probability", abs(probability - film.probability), film.tolerance.probability),
+                )
+                for name, deviation, tolerance in deviations:
+                    if not deviation <= tolerance:
+                        raise EngineError(
+                            "engine.self_test",
+                            f"golden film {film.name!r} on {self._backend.name} {self._backend.precision}: {name} "
+                            f"off by {deviation:.3g}, tolerance {tolerance:.3g}",
+                        )
+        return len(golden)
+
+    def clone(self) -> Detector:
+        """Return a detector for another thread; engine and compiled network are shared, buffers are not."""
+        with self._lock:
+            self._check_usable()
+            twin = object.__new__(type(self))
+            twin.__dict__.update(self.__dict__)
+            twin._lock = threading.Lock()
+            twin._backend = self._backend.clone()
+            return twin
+
+    def close(self) -> None:
+        """Release the network; later calls raise ``detector.closed``.  Idempotent; clones live on."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._backend.close()
+
+    def __enter__(self) -> Detector:
+        self._check_usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise DetectorError("detector.closed", "this detector was closed")
+        if os.getpid() != self._pid:
+            raise DetectorError("detector.forked", "make the detector after the fork, in the process that uses it")
+
+    def _score(
+        self, film: Radiograph, checks: tuple[Check, ...], started: float, *, read: float, header: float
+    ) -> Detection:
+        from ptxsdk.ops import mask_probability
+
+        preprocess_started = perf_counter()
+        geometry = self._preprocess(film.pixels, film.display)
+        content_started = perf_counter()
+        checks += gate.check_content(self._shown(geometry), self._policy)
+        gate.enforce(checks)
+        network_started = perf_counter()
+        patch, mask = self._backend.infer()
+        aggregate_started = perf_counter()
+        columns_toward, assumed = _columns_toward(film)
+        found = self._aggregate(patch, mask, geometry, columns_toward=columns_toward, pixel_spacing=film.pixel_spacing)
+        probability = self._calibrate(found.logit)
+        flagged = probability >= self._operating_point.threshold
+        locate = self._profile == "cade"
+        heat = None
+        if locate:
+            heat = mask_probability(mask)
+            heat.setflags(write=False)
+        ended = perf_counter()
+        return Detection(
+            probability=probability,
+            flagged=flagged,
+            operating_point=self._operating_point,
+            regions=found.regions if flagged and locate else (),
+            quality=Quality(checks, film.warnings + assumed),
+            backend=self._backend.name,
+            device=self._backend.device,
+            precision=self._backend.precision,
+            engine=self._engine.id,
+            profile=self._profile,
+            timings=Timings(
+                read=1e3 * read,
+                gate=1e3 * (header + network_started - content_started),
+                preprocess=1e3 * (content_started - preprocess_started),
+                network=1e3 * (aggregate_started - network_started),
+                aggregate=1e3 * (ended - aggregate_started),
+                total=1e3 * (ended - started),
+            ),
+            geometry=geometry,
+            map=heat,
+        )
+
+    def _preprocess(self, pixels: npt.NDArray[np.generic], display: Display) -> Geometry:
+        from ptxsdk.ops import preprocess_into
+
+        contract = self._engine.manifest.input
+        return preprocess_into(
+            self._backend.input,
+            pixels,
+            display=display,
+            mean=contract.mean,
+            std=contract.std,
+            threads=self._threads,
+        )
+
+    def _shown(self, geometry: Geometry) -> npt.NDArray[np.float32]:
+        contract = self._engine.manifest.input
+        x0, y0, x1, y1 = geometry.content
+        content: npt.NDArray[np.float32] = self._backend.input[y0:y1, x0:x1] * contract.std + contract.mean
+        return content
+
+    def _aggregate(
+        self,
+        patch: npt.NDArray[np.float32],
+        mask: npt.NDArray[np.float32],
+        geometry: Geometry,
+        *,
+        columns_toward: Literal["left", "right"] | None = None,
+        pixel_spacing: tuple[float, float] | None = None,
+    ) -> Aggregate:
+        from ptxsdk.ops import aggregate
+
+        manifest = self._engine.manifest
+        return aggregate(
+            patch,
+            mask,
+            geometry=geometry,
+            method=manifest.aggregation.method,
+            k=manifest.aggregation.k or 1,
+            source=manifest.aggregation.source,
+            high=manifest.regions.high,
+            low=manifest.regions.low,
+            min_area=manifest.regions.min_area,
+            columns_toward=columns_toward,
+            pixel_spacing=pixel_spacing,
+        )
+
+    def _calibrate(self, logit: float) -> float:
+        calibration = self._engine.manifest.calibration
+        return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, calibration.scale * logit + calibration.bias))))
+
+
+def _choose_operating_point(engine: Engine, name: str | None) -> OperatingPoint:
+    points = {point.name: point for point in engine.manifest.operating_points}
+    name = engine.manifest.default_operating_point if name is None else name
+    if name not in points:
+        raise DetectorError(
+            "detector.option", f"operating point {name!r} is not one of the engine's: {', '.join(points)}"
+        )
+    point = points[name]
+    return OperatingPoint(name, point.threshold, point.sensitivity.value, point.specificity.value)
+
+
+def _columns_toward(film: Radiograph) -> tuple[Literal["left", "right"] | None, tuple[str, ...]]:
+    """To which side of the patient the film's rows run, and the warning where that had to be assumed."""
+    if film.patient_orientation is None:
+        return "left", ("orientation.assumed: no patient orientation, the usual display is assumed",)
+    rows = film.patient_orientation[0][:1]
+    if rows == "L":
+        return "left", ()
+    if rows == "R":
+        return "right", ()
+    return None, ("orientation.unknown: rows run neither to the left nor to the right of the patient",)

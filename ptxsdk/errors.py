@@ -1,0 +1,134 @@
+"""The typed errors of ptxsdk: one shallow tree, every error with a stable code.
+
+A code is ``family.cause`` and never changes its meaning; integrators switch on it.  ``CODES`` lists them all,
+and ``docs/errors.md`` says for each family when it occurs and what to check.
+"""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "input.not_found": "There is no file at this path.",
+    "input.is_directory": "The path names a directory where one film was expected.",
+    "input.unreadable": "The operating system refused to read the file.",
+    "input.empty": "The file or byte string has no content.",
+    "input.unknown_format": "The content is neither DICOM nor PNG, JPEG or TIFF.",
+    "input.truncated": "The content ends before the film does.",
+    "input.corrupt": "The content contradicts itself or its decoder refused it.",
+    "input.too_large": "A declared or real size is beyond the limits.",
+    "input.unsupported": "A valid film in a form this version does not read.",
+    "input.type": "An object of this Python type is not a film.",
+    "input.dtype": "The array's dtype is not uint8, uint16, int16 or float32.",
+    "input.shape": "The array is not two-dimensional, or a side is zero.",
+    "input.range": "Float pixels outside [0, 1] without a stated display window.",
+    "input.not_finite": "The pixels hold NaN or infinity.",
+    "input.colour": "The film has colour; radiographs are gray.",
+    "input.multi_frame": "The object holds more than one frame.",
+    "input.no_pixels": "The DICOM object has no pixel data.",
+    "gate.not_radiograph": "SOP class or modality is not a projection radiograph (CR, DX).",
+    "gate.for_processing": "The object is raw FOR PROCESSING data.",
+    "gate.body_part": "The body part is not the chest.",
+    "gate.view": "The view is not frontal.",
+    "gate.age": "The patient is younger than the intended population.",
+    "gate.size": "The film has too few pixels or an implausible aspect ratio.",
+    "gate.constant": "The film is blank.",
+    "gate.contrast": "The film has hardly any contrast.",
+    "gate.polarity": "The film looks inverted.",
+    "engine.not_found": "There is no engine file at this path.",
+    "engine.unreadable": "The operating system refused to read the engine file.",
+    "engine.not_an_engine": "The content is not a ptxengine archive.",
+    "engine.corrupt": "The archive is damaged, truncated or was altered.",
+    "engine.too_large": "The archive or an entry is beyond the limits.",
+    "engine.format_version": "The engine was written in a format this version does not know.",
+    "engine.manifest": "The manifest breaks the format's rules.",
+    "engine.signature": "The signature is missing, or not by a trusted key.",
+    "engine.precision": "The engine has no network in the requested precision.",
+    "engine.self_test": "On this device the engine does not reproduce its golden vectors.",
+    "backend.unavailable": "The backend or device asked for cannot be used here.",
+    "backend.failed": "The inference runtime refused the network or failed while running it.",
+    "backend.not_finite": "The network produced NaN or infinity.",
+    "detector.closed": "The detector was closed.",
+    "detector.forked": "The detector was made in another process, before a fork.",
+    "detector.option": "An option has a value that does not exist.",
+    "writer.failed": "A result could not be written.",
+    "writer.profile": "The output profile forbids this result.",
+}
+
+
+class PtxsdkError(Exception):
+    """Base of every error that ptxsdk raises on purpose.
+
+    Parameters
+    ----------
+    code : str
+        One of ``CODES``.
+    message : str
+        What happened, with the values at hand; never patient data.
+
+    Attributes
+    ----------
+    code : str
+        Stable identifier of the cause.
+    message : str
+        The message without the code.
+    """
+
+    family: str = ""
+
+    def __init__(self, code: str, message: str) -> None:
+        if code not in CODES or not code.startswith(self.family):
+            raise ValueError(f"{code!r} is not an error code of {type(self).__name__}")
+        super().__init__(f"{message} [{code}]")
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.code, self.message)
+
+
+class InputError(PtxsdkError):
+    """The input is not a film that can be read."""
+
+    family = "input."
+
+
+class OutOfScope(PtxsdkError):
+    """The film was read, but the input gate refuses to have it scored.
+
+    Attributes
+    ----------
+    failed : tuple of tuple of str
+        ``(code, detail)`` of every failed check; ``code`` of the error is the first.
+    """
+
+    family = "gate."
+
+    def __init__(self, failed: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(failed[0][0], "; ".join(detail for _, detail in failed))
+        self.failed = failed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.failed,)
+
+
+class EngineError(PtxsdkError):
+    """The engine file cannot be trusted or used."""
+
+    family = "engine."
+
+
+class BackendError(PtxsdkError):
+    """The inference runtime is not usable or failed."""
+
+    family = "backend."
+
+
+class DetectorError(PtxsdkError):
+    """The detector was asked for something it cannot do."""
+
+    family = "detector."
+
+
+class WriterError(PtxsdkError):
+    """A result could not be written; no partial file is left behind."""
+
+    family = "writer."
