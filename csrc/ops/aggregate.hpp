@@ -5,7 +5,7 @@
 //
 // Image logit, over all patches or over the content pixels of the mask, with sigma(z) = 1 / (1 + exp(-z)):
 //
-//   noisy_or    s = sum_j log(1 - sigma(z_j))         = -sum_j max(z_j, 0) + log1p(exp(-|z_j|))
+//   noisy_or    s = sum_j log(1 - sigma(z_j)) = -sum_j max(z_j, 0) + log1p(exp(-|z_j|))
 //   paper_098   s = sum_j log(1 - 0.02 sigma(z_j))      (Li et al. 2018: p and 1 - p mapped to [0.98, 1])
 //               logit = log(1 - exp(s)) - s             of the probability 1 - exp(s), for both
 //   top_k       mean of the k largest z_j; k beyond the count means all
@@ -113,31 +113,29 @@ inline bool is_finite(float z) {
     return (std::bit_cast<std::uint32_t>(z) & exponent) != exponent;
 }
 
-// exp(x) for x <= 0, within 2 units in the last place; below the smallest normal float that float.  No
-// branches and no calls, so loops over it vectorize.
-inline float exp_nonpositive(float x) {
+// sigma(z) within 5e-7, relatively; the same as at 87 beyond |z| = 87; NaN stays NaN.  No calls, so loops
+// over it vectorize.
+//
+// exp(-z) = 2^n exp(r), |r| <= log(2) / 2, exp(r) = 1 + r + r^2 (c2 + c3 r + c4 r^2 + c5 r^3) to 1.1e-7
+// (minimax).
+inline float sigmoid(float z) {
+    constexpr float limit = 87.0F;  // 2^n stays a normal float
     constexpr float rounder =
         12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-    x = x < -87.33F ? -87.33F : x;
+    float x = -z;
+    x = x < -limit ? -limit : x;
+    x = x > limit ? limit : x;
     const float shifted = x * 1.44269504F + rounder;
     const float n = shifted - rounder;
     const float r = (x - n * 0.693359375F) + n * 2.12194440e-4F;  // x - n log 2, log 2 in two parts
-    float series = 1.9875691500e-4F;                              // minimax coefficients of Cephes' expf
-    series = series * r + 1.3981999507e-3F;
-    series = series * r + 8.3334519073e-3F;
-    series = series * r + 4.1665795894e-2F;
-    series = series * r + 1.6666665459e-1F;
-    series = series * r + 5.0000001201e-1F;
+    float series = 8.31247773e-3F;
+    series = series * r + 4.18905504e-2F;
+    series = series * r + 1.66671157e-1F;
+    series = series * r + 4.99992281e-1F;
     series = series * r * r + r + 1.0F;
-    const std::uint32_t exponent =
-        std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(rounder) + 127;
-    return series * std::bit_cast<float>(exponent << 23);
-}
-
-// 1 / (1 + exp(-z)), at most a few units in the last place off; NaN stays NaN.
-inline float sigmoid(float z) {
-    const float e = exp_nonpositive(-std::fabs(z));
-    return (z < 0 ? e : 1.0F) / (1.0F + e);
+    const std::uint32_t exponent = std::bit_cast<std::uint32_t>(shifted)
+                                   << 23;  // n, where a float has its exponent
+    return 1.0F / (1.0F + std::bit_cast<float>(std::bit_cast<std::uint32_t>(series) + exponent));
 }
 
 }  // namespace ptxsdk

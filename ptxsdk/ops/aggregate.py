@@ -57,14 +57,14 @@ def aggregate(
     method    logit
     ========= ==========================================================================================
     noisy_or  of ``1 - exp(s)``, ``s = sum log(1 - sigma(z))`` (Li et al. 2018, arXiv 1711.06373)
-    paper_098 of ``1 - exp(s)``, ``s = sum log(1 - 0.02 sigma(z))``: the paper's map of p and 1 - p to [0.98, 1]
+    paper_098 of ``1 - exp(s)``, ``s = sum log(1 - 0.02 sigma(z))``: p and 1 - p mapped to [0.98, 1]
     top_k     mean of the `k` largest ``z``
     max       largest ``z``
     ========= ==========================================================================================
 
-    computed from float32 logits in float64.  A region is an 8-connected component of ``sigma(z) >= low`` inside
-    ``geometry.content`` that holds a pixel of ``sigma(z) >= high`` and at least `min_area` pixels of the map; the
-    comparisons are made on the logits.
+    computed in float64 and finite for all finite logits.  A region is an 8-connected component of
+    ``sigma(z) >= low`` inside ``geometry.content`` that holds a pixel of ``sigma(z) >= high`` and at least
+    `min_area` pixels of the map; the comparisons are made on the logits.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def aggregate(
     min_area : int
         Pixels of the map, not negative.
     columns_toward : {"left", "right"}, optional
-        Side of the patient to which ``x`` grows: "left" in the usual display (DICOM Patient Orientation ``L``).
-        Unknown by default; the regions then have no side.
+        Side of the patient to which ``x`` grows: "left" in the usual display (first value of DICOM Patient
+        Orientation ``L``).  Unknown by default; the regions then have no side.
     pixel_spacing : tuple of float, optional
         ``(row, column)`` in mm; without it the regions have no area in mm2.
     want_outlines : bool
@@ -95,10 +95,10 @@ def aggregate(
     Returns
     -------
     Aggregate
-        Regions in pixels of the film.  An outline runs along the edges of the map's pixels, clockwise as seen; it
-        is the outer boundary, so holes are not outlined though ``area_px`` leaves them out.  Where two pixels of a
-        region touch at a corner only, the outline passes that corner twice: it may touch itself, never cross itself.
-        The midline is the middle of the content; a centroid exactly on it has no side.
+        Regions in pixels of the film.  An outline runs along the edges of the map's pixels, clockwise as seen;
+        it is the outer boundary, so holes are not outlined though ``area_px`` leaves them out.  Where two pixels
+        of a region touch at a corner only, the outline passes that corner twice: it may touch itself, never
+        cross itself.  The midline is the middle of the content; a centroid exactly on it has no side.
 
     Raises
     ------
@@ -110,9 +110,7 @@ def aggregate(
     _check_logits("patch_logits", patch_logits)
     _check_logits("mask_logits", mask_logits)
     if mask_logits.shape != tuple(geometry.target):
-        raise ValueError(
-            f"mask_logits have shape {mask_logits.shape}, the geometry's target is {geometry.target}"
-        )
+        raise ValueError(f"mask_logits have shape {mask_logits.shape}, the geometry's target is {geometry.target}")
     if columns_toward is not None and columns_toward not in get_args(Side):
         raise ValueError(f"columns_toward is {columns_toward!r}, not 'left', 'right' or None")
     if pixel_spacing is not None and not all(np.isfinite(step) and step > 0 for step in pixel_spacing):
@@ -164,7 +162,8 @@ def mask_probability(mask_logits: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     Returns
     -------
     ndarray, shape (H, W), float32
-        A new array.  Within 5e-7 of the exact value, relatively, for ``z >= -87``; about 1e-38 below.  NaN stays NaN.
+        A new array.  Within 5e-7 of the exact value, relatively, for ``z >= -87``; below that the value at -87,
+        1.6e-38.  NaN stays NaN.
 
     Raises
     ------
