@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,9 @@ from ptxsdk.radiograph import Display, Radiograph, Window
 
 if TYPE_CHECKING:
     from ptxsdk.ops.aggregate import Aggregate
+
+
+_ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
 
 
 class Detector:
@@ -216,18 +218,21 @@ class Detector:
                 display = Display(voi=Window.from_range(*film.window))
                 geometry = self._preprocess(film.pixels, display)
                 patch, mask = self._backend.infer()
-                probability = self._calibrate(self._aggregate(patch, mask, geometry).logit)
-                deviations = (
-                    ("patch logits", float(np.abs(patch - film.patch_logits).max()), film.tolerance.logits),
-                    ("mask logits", float(np.abs(mask - film.mask_logits).max()), film.tolerance.logits),
-                    ("probability", abs(probability - film.probability), film.tolerance.probability),
+                probability = self._engine.manifest.calibration.probability(
+                    self._aggregate(patch, mask, geometry).logit
                 )
-                for name, deviation, tolerance in deviations:
-                    if not deviation <= tolerance:
+                tolerance = film.tolerance[self._backend.precision]
+                deviations = (
+                    ("patch logits", float(np.abs(patch - film.patch_logits).max()), tolerance.logits),
+                    ("mask logits", float(np.abs(mask - film.mask_logits).max()), tolerance.logits),
+                    ("probability", abs(probability - film.probability), tolerance.probability),
+                )
+                for name, deviation, allowed in deviations:
+                    if not deviation <= allowed:
                         raise EngineError(
                             "engine.self_test",
                             f"golden film {film.name!r} on {self._backend.name} {self._backend.precision}: {name} "
-                            f"off by {deviation:.3g}, tolerance {tolerance:.3g}",
+                            f"off by {deviation:.3g}, tolerance {allowed:.3g}",
                         )
         return len(golden)
 
@@ -276,9 +281,10 @@ class Detector:
         network_started = perf_counter()
         patch, mask = self._backend.infer()
         aggregate_started = perf_counter()
-        columns_toward, assumed = _columns_toward(film)
+        columns_toward = film.columns_toward
+        assumed = () if film.patient_orientation else (_ORIENTATION_ASSUMED,)
         found = self._aggregate(patch, mask, geometry, columns_toward=columns_toward, pixel_spacing=film.pixel_spacing)
-        probability = self._calibrate(found.logit)
+        probability = self._engine.manifest.calibration.probability(found.logit)
         flagged = probability >= self._operating_point.threshold
         locate = self._profile == "cade"
         heat = None
@@ -354,10 +360,6 @@ class Detector:
             pixel_spacing=pixel_spacing,
         )
 
-    def _calibrate(self, logit: float) -> float:
-        calibration = self._engine.manifest.calibration
-        return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, calibration.scale * logit + calibration.bias))))
-
 
 def _choose_operating_point(engine: Engine, name: str | None) -> OperatingPoint:
     points = {point.name: point for point in engine.manifest.operating_points}
@@ -368,15 +370,3 @@ def _choose_operating_point(engine: Engine, name: str | None) -> OperatingPoint:
         )
     point = points[name]
     return OperatingPoint(name, point.threshold, point.sensitivity.value, point.specificity.value)
-
-
-def _columns_toward(film: Radiograph) -> tuple[Literal["left", "right"] | None, tuple[str, ...]]:
-    """To which side of the patient the film's rows run, and the warning where that had to be assumed."""
-    if film.patient_orientation is None:
-        return "left", ("orientation.assumed: no patient orientation, the usual display is assumed",)
-    rows = film.patient_orientation[0][:1]
-    if rows == "L":
-        return "left", ()
-    if rows == "R":
-        return "right", ()
-    return None, ("orientation.unknown: rows run neither to the left nor to the right of the patient",)

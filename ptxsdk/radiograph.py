@@ -74,7 +74,8 @@ class LookupTable:
     def __call__(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Look up `values`, any shape; fractions are rounded down as integers are what LUTs are defined on."""
         index = np.clip(np.floor(values) - self.first, 0, self.entries.size - 1).astype(np.intp)
-        return self.entries[index]
+        found: npt.NDArray[np.float64] = self.entries[index]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,17 @@ class Radiograph:
     def shape(self) -> tuple[int, int]:
         """``(rows, columns)``."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def columns_toward(self) -> Literal["left", "right"] | None:
+        """Side of the patient to which ``x`` grows; "left", the usual display, where the film does not say.
+
+        None where the rows run neither to the left nor to the right, as on a lateral.
+        """
+        if self.patient_orientation is None:
+            return "left"
+        sides: dict[str, Literal["left", "right"]] = {"L": "left", "R": "right"}
+        return sides.get(self.patient_orientation[0][:1])
 
     @classmethod
     def from_array(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, DetectorError
+from ptxsdk.manifest import Arithmetic
 
 NAMES = ("openvino", "onnxruntime")
 
@@ -27,7 +28,7 @@ class Backend(Protocol):
 
     name: str
     device: str
-    precision: str
+    precision: Arithmetic
     input: npt.NDArray[np.float32]
 
     def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
+from ptxsdk.manifest import Arithmetic, Precision
 
 
 def probe() -> tuple[bool, str]:
@@ -20,7 +21,7 @@ def probe() -> tuple[bool, str]:
     return True, f"onnxruntime {onnxruntime.__version__}"
 
 
-def load(engine: Engine, *, precision: str, threads: int) -> OnnxRuntimeBackend:
+def load(engine: Engine, *, precision: Literal["auto"] | Precision, threads: int) -> OnnxRuntimeBackend:
     """Open a CPU session; "auto" means fp32.
 
     Raises
@@ -32,8 +33,8 @@ def load(engine: Engine, *, precision: str, threads: int) -> OnnxRuntimeBackend:
     """
     import onnxruntime
 
-    precision = "fp32" if precision == "auto" else precision
-    network = engine.network(precision)
+    chosen: Precision = "fp32" if precision == "auto" else precision
+    network = engine.network(chosen)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -41,7 +42,7 @@ def load(engine: Engine, *, precision: str, threads: int) -> OnnxRuntimeBackend:
         session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base but Exception
         raise BackendError("backend.failed", f"ONNX Runtime refused the network: {error}") from error
-    return OnnxRuntimeBackend(session, engine, precision)
+    return OnnxRuntimeBackend(session, engine, chosen)
 
 
 class OnnxRuntimeBackend:
@@ -50,8 +51,8 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, session: Any, engine: Engine, precision: str) -> None:
-        self.precision = precision
+    def __init__(self, session: Any, engine: Engine, precision: Arithmetic) -> None:
+        self.precision: Arithmetic = precision
         self.input = np.zeros(engine.manifest.input.size, np.float32)
         self._session = session
         self._engine = engine

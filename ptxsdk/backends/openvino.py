@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
+from ptxsdk.manifest import Arithmetic, Precision
 
 
 def probe() -> tuple[bool, str]:
@@ -26,7 +27,7 @@ def probe() -> tuple[bool, str]:
     return True, f"openvino {openvino.__version__} on {name.strip()} ({capabilities})"
 
 
-def load(engine: Engine, *, precision: str, threads: int) -> OpenVinoBackend:
+def load(engine: Engine, *, precision: Literal["auto"] | Precision, threads: int) -> OpenVinoBackend:
     """Compile the network for the CPU with the latency hint.
 
     The compiled-model cache of OpenVINO stays off: its blobs are not authenticated, and whoever can write to the
@@ -51,13 +52,14 @@ def load(engine: Engine, *, precision: str, threads: int) -> OpenVinoBackend:
     import openvino
 
     core = openvino.Core()
-    if precision == "auto":
+    arithmetic: Arithmetic = "fp32" if precision == "auto" else precision
+    if precision == "auto" and all("bf16" in film.tolerance for film in engine.golden()):
         native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        precision = "bf16" if "BF16" in native and engine.tolerates("bf16") else "fp32"
-    network = engine.network("fp32" if precision == "bf16" else precision)
+        arithmetic = "bf16" if "BF16" in native else "fp32"
+    network = engine.network("fp32" if arithmetic == "bf16" else arithmetic)
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(precision, "f32"),
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp16": "f16"}.get(arithmetic, "f32"),
         "CACHE_DIR": "",
     }
     if threads:
@@ -66,7 +68,7 @@ def load(engine: Engine, *, precision: str, threads: int) -> OpenVinoBackend:
         compiled = core.compile_model(core.read_model(network), "CPU", options)
     except RuntimeError as error:
         raise BackendError("backend.failed", f"OpenVINO refused the network: {error}") from error
-    return OpenVinoBackend(compiled, engine, precision)
+    return OpenVinoBackend(compiled, engine, arithmetic)
 
 
 class OpenVinoBackend:
@@ -75,7 +77,7 @@ class OpenVinoBackend:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, compiled: Any, engine: Engine, precision: str) -> None:
+    def __init__(self, compiled: Any, engine: Engine, precision: Arithmetic) -> None:
         import openvino
 
         contract = engine.manifest

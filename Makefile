@@ -1,0 +1,31 @@
+# make demo | test | test-slow | lint | bench
+
+PYTHON ?= python3
+BENCHMARKS := preprocess aggregate predict
+
+.PHONY: demo test test-slow lint format bench
+
+demo:  ## install, then score the example films and write overlays to out/
+	$(PYTHON) -m pip install .
+	ptxsdk predict examples --out out
+
+test:  ## install with what the tests need, then run them
+	$(PYTHON) -m pip install '.[test]'
+	pytest
+
+test-slow:  ## what is longer than a CI run allows
+	pytest -m slow
+
+lint:  ## needs the extra 'lint'
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+
+bench:  ## needs the extra 'bench'; results as JSON with the machine they came from
+	for name in $(BENCHMARKS); do $(PYTHON) benchmarks/bench_$$name.py --json benchmarks/results/$$name.json; done

@@ -1,0 +1,5 @@
+"""``python -m ptxsdk``: the command line."""
+
+from ptxsdk.cli import main
+
+main()

@@ -1,0 +1,458 @@
+"""The command line.  Names, options, JSON keys and exit statuses are a contract: integrators script against them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+
+import ptxsdk
+from ptxsdk.detection import DISCLAIMER, Detection
+from ptxsdk.errors import InputError, PtxsdkError, WriterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FILM_SUFFIXES = ("", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=f"Finds pneumothorax on frontal chest radiographs and shows where it is. {DISCLAIMER}",
+)
+
+
+class Precision(str, Enum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Profile(str, Enum):
+    """What results may show."""
+
+    triage = "triage"
+    cade = "cade"
+
+
+EngineOption = Annotated[Path | None, typer.Option("--engine", help="A .ptxengine; default: the one that ships.")]
+EngineArgument = Annotated[Path | None, typer.Argument(metavar="[ENGINE]", help="Default: the one that ships.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N].")]
+BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino or onnxruntime.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; exit status 0 done, 1 something failed, 2 usage."""
+    sys.exit(app(prog_name="ptxsdk"))
+
+
+@app.command()
+def predict(
+    films: Annotated[list[Path], typer.Argument(metavar="FILE|DIR...", help="Films; folders are searched.")],
+    engine: EngineOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    profile: Annotated[Profile, typer.Option("--profile", help="triage: never a location.")] = Profile.cade,
+    operating_point: Annotated[str | None, typer.Option("--operating-point", help="By name.")] = None,
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for what --write names.")] = None,
+    write: Annotated[str | None, typer.Option("--write", help="overlay,json (with --out; default both).")] = None,
+) -> None:
+    """Score films.
+
+    One JSON object a line with --json. A film that fails never stops the others; exit status 1 when any was not
+    scored.
+    """
+    writers = _chosen_writers(write, out, profile)
+    console = _console(stderr=True)
+    if out is not None:
+        _make_folder(out, console)
+    found = list(_find_films(films))
+    try:
+        detector = ptxsdk.Detector(
+            engine,
+            device=device,
+            backend=backend,
+            precision=precision.value,
+            operating_point=operating_point,
+            profile=profile.value,
+        )
+    except PtxsdkError as error:
+        if error.code == "detector.option":
+            raise typer.BadParameter(error.message) from error
+        if as_json:
+            for path, _ in found:
+                _print_json_line(str(path), error)
+        _fail(console, error)
+    failed = False
+    with detector:
+        for path, name in _progress(found, console):
+            outcome = _predict_one(detector, path, name, out, writers)
+            failed |= isinstance(outcome, PtxsdkError)
+            if as_json:
+                _print_json_line(str(path), outcome)
+            elif isinstance(outcome, PtxsdkError):
+                console.print(f"{path}: {outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
+            else:
+                _print_detection(path, outcome)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
+    """Show an engine's manifest: precisions, operating points, metrics, provenance."""
+    opened = _open_engine(engine)
+    manifest = opened.manifest
+    if as_json:
+        print(json.dumps({"sha256": opened.sha256, "signature": opened.signature, **json.loads(manifest.to_json())}))
+        return
+    console = _console()
+    console.print(f"{manifest.name} {manifest.version}", style="bold")
+    rows = [
+        ("file SHA-256", opened.sha256),
+        ("created", manifest.created),
+        ("signature", opened.signature),
+        ("precisions", ", ".join(opened.precisions)),
+        ("input", f"{manifest.input.size[0]} x {manifest.input.size[1]}"),
+        ("image score", manifest.aggregation.method),
+        ("intended use", manifest.intended_use),
+    ]
+    _table(console, "", ("", ""), rows)
+    _table(
+        console,
+        "operating points",
+        ("name", "threshold", "sensitivity (95 %)", "specificity (95 %)", "data"),
+        [
+            (
+                f"{point.name}{' *' if point.name == manifest.default_operating_point else ''}",
+                f"{point.threshold:.3f}",
+                _interval(point.sensitivity),
+                _interval(point.specificity),
+                point.data,
+            )
+            for point in manifest.operating_points
+        ],
+    )
+    _table(
+        console,
+        "metrics",
+        ("name", "value (95 %)", "data"),
+        [(metric.name, _interval(metric), metric.data) for metric in manifest.metrics],
+    )
+    _table(
+        console,
+        "training data",
+        ("name", "films", "credit", "licence"),
+        [(source.name, str(source.n), source.credit, source.licence) for source in manifest.provenance.training_data],
+    )
+
+
+@app.command()
+def verify(
+    engine: EngineArgument = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM.")] = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an engine: every hash, the signature if a key is given, and its golden films on this device."""
+    opened = _open_engine(engine, key)
+    try:
+        with ptxsdk.Detector(opened, device=device, backend=backend, precision=precision.value) as detector:
+            compared = detector.self_test()
+            ran = f"{detector.backend} {detector.precision}"
+    except PtxsdkError as error:
+        _fail(_console(stderr=True), error)
+    if as_json:
+        result = {"sha256": opened.sha256, "signature": opened.signature, "golden": compared, "ran": ran}
+        print(json.dumps(result))
+        return
+    console = _console()
+    console.print(f"contents  {len(opened.manifest.entries)} entries, every hash right")
+    console.print(f"signature {opened.signature}")
+    console.print(f"self-test {compared} golden films reproduced on {ran}")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what is installed and which backends are usable, or why not."""
+    report = _doctor_report()
+    if as_json:
+        print(json.dumps(report))
+        return
+    console = _console()
+    _table(console, "versions", ("", ""), list(report["versions"].items()))
+    _table(console, "CPU", ("", ""), [(name, str(value)) for name, value in report["cpu"].items()])
+    _table(
+        console,
+        "backends",
+        ("name", "usable", ""),
+        [(name, "yes" if entry["usable"] else "no", entry["reason"]) for name, entry in report["backends"].items()],
+    )
+    _table(console, "engine", ("", ""), list(report["engine"].items()))
+
+
+@app.command()
+def bench(
+    engine: EngineOption = None,
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    repeats: Annotated[int, typer.Option("--repeats", min=5, help="Films to time.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Time cold start, every stage and end to end on this device, with a 3000 x 2500 uint16 film in memory."""
+    started = perf_counter()
+    try:
+        detector = ptxsdk.Detector(engine, device=device, backend=backend, precision=precision.value)
+        cold = perf_counter() - started
+        film = _bench_film(detector)
+        for _ in range(3):
+            detector.predict(film)
+        timings = [detector.predict(film).timings for _ in range(repeats)]
+    except PtxsdkError as error:
+        _fail(_console(stderr=True), error)
+    report: dict[str, Any] = {
+        "engine": {"name": detector.engine.id.name, "version": detector.engine.id.version},
+        "backend": detector.backend,
+        "precision": detector.precision,
+        "cpu": _cpu()["model"],
+        "film": "3000 x 2500 uint16",
+        "repeats": repeats,
+        "cold_start_ms": round(1e3 * cold, 1),
+        "stages_ms": {},
+    }
+    for stage in ("read", "gate", "preprocess", "network", "aggregate", "total"):
+        values = [getattr(timing, stage) for timing in timings]
+        p50, p95, p99 = (round(float(value), 3) for value in np.percentile(values, (50, 95, 99)))
+        report["stages_ms"][stage] = {"p50": p50, "p95": p95, "p99": p99}
+    detector.close()
+    if as_json:
+        print(json.dumps(report))
+        return
+    console = _console()
+    console.print(
+        f"{report['backend']} {report['precision']} on {report['cpu']}, cold start {report['cold_start_ms']} ms"
+    )
+    _table(
+        console,
+        f"milliseconds a film, {repeats} films",
+        ("stage", "p50", "p95", "p99"),
+        [
+            (stage, f"{entry['p50']:.2f}", f"{entry['p95']:.2f}", f"{entry['p99']:.2f}")
+            for stage, entry in report["stages_ms"].items()
+        ],
+    )
+
+
+def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tuple[str, ...]:
+    from ptxsdk.writers import LATER, NAMES
+
+    if write is not None and out is None:
+        raise typer.BadParameter("--write needs --out")
+    if write is None:
+        return () if out is None else tuple(n for n in NAMES if n != "overlay" or profile is Profile.cade)
+    names = tuple(name.strip() for name in write.split(","))
+    for name in names:
+        if name in LATER:
+            raise typer.BadParameter(f"--write {name} is not part of this version; it has {', '.join(NAMES)}")
+        if name not in NAMES:
+            raise typer.BadParameter(f"--write {name!r} is not one of {', '.join(NAMES + LATER)}")
+    if "overlay" in names and profile is Profile.triage:
+        raise typer.BadParameter("--profile triage shows no location: it cannot write an overlay")
+    return names
+
+
+def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Every film with the name its results get, unique in this run; a folder's hidden files are left out."""
+    taken: set[str] = set()
+    for given in films:
+        paths = [given]
+        if given.is_dir():
+            paths = sorted(
+                path
+                for path in given.rglob("*")
+                if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith(".") and path.is_file()
+            )
+        for path in paths:
+            relative = path.relative_to(given) if path != given else Path(path.name)
+            name = wanted = "__".join(relative.parts)
+            count = 1
+            while name in taken:
+                count += 1
+                name = f"{wanted}-{count}"
+            taken.add(name)
+            yield path, name
+
+
+def _predict_one(
+    detector: ptxsdk.Detector, path: Path, name: str, out: Path | None, writers: tuple[str, ...]
+) -> Detection | PtxsdkError:
+    from ptxsdk import readers
+    from ptxsdk.writers.json import write_json
+    from ptxsdk.writers.overlay import write_overlay
+
+    try:
+        film = readers.read(path)
+        detection = detector.predict(film)
+        if out is not None and "json" in writers:
+            write_json(out / f"{name}.json", str(path), detection)
+        if out is not None and "overlay" in writers:
+            write_overlay(out / f"{name}.overlay.png", film, detection)
+    except PtxsdkError as error:
+        return error
+    except MemoryError:
+        return InputError("input.too_large", "not enough memory for this film")
+    return detection
+
+
+def _progress(found: list[tuple[Path, str]], console: Console) -> Iterable[tuple[Path, str]]:
+    if len(found) < 5 or not console.is_terminal:
+        return found
+    from rich.progress import track
+
+    return track(found, "films", console=console, transient=True)
+
+
+def _print_json_line(file: str, outcome: Detection | PtxsdkError) -> None:
+    from ptxsdk.writers.json import to_line
+
+    print(to_line(file, outcome), flush=True)
+
+
+def _print_detection(path: Path, detection: Detection) -> None:
+    console = _console()
+    point = detection.operating_point
+    verdict = "[bold yellow]PNEUMOTHORAX FLAGGED[/]" if detection.flagged else "not flagged"
+    console.print(
+        f"{_escaped(str(path))}: {verdict}  probability {detection.probability:.3f} "
+        f"({point.name}, threshold {point.threshold:.3f})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for region in detection.regions:
+        area = f"{region.area_px:.0f} px" if region.area_mm2 is None else f"{region.area_mm2 / 100:.1f} cm2"
+        console.print(
+            f"  {region.side or 'side unknown'}  box {region.box}  area {area}  peak {region.probability:.2f}",
+            highlight=False,
+        )
+    for warning in detection.quality.warnings:
+        console.print(f"  {_escaped(warning)}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"  {DISCLAIMER}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _open_engine(path: Path | None, key: Path | None = None) -> ptxsdk.Engine:
+    try:
+        keys = () if key is None else (_read_key(key),)
+        source = ptxsdk.Engine.default_path() if path is None else path
+        return ptxsdk.Engine.open(source, trusted_keys=keys, require_signature=bool(keys))
+    except PtxsdkError as error:
+        _fail(_console(stderr=True), error)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"--key {path}: {error.strerror}") from error
+
+
+def _make_folder(out: Path, console: Console) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(console, WriterError("writer.failed", f"no folder {str(out)!r}: {error.strerror}"))
+
+
+def _fail(console: Console, error: PtxsdkError) -> NoReturn:
+    console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from error
+
+
+def _doctor_report() -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from ptxsdk import backends
+
+    versions = {"ptxsdk": ptxsdk.__version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in ("numpy", "openvino", "onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    probes = {name: backends.probe(name) for name in backends.NAMES}
+    try:
+        opened = ptxsdk.Engine.open(ptxsdk.Engine.default_path())
+        engine = {"name": opened.id.name, "version": opened.id.version, "sha256": opened.sha256}
+    except PtxsdkError as error:
+        engine = {"error": str(error)}
+    return {
+        "versions": versions,
+        "cpu": _cpu(),
+        "backends": {name: {"usable": usable, "reason": reason} for name, (usable, reason) in probes.items()},
+        "engine": engine,
+    }
+
+
+def _cpu() -> dict[str, Any]:
+    import os
+
+    from ptxsdk import _core
+
+    model = platform.processor() or platform.machine()
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return {"model": model, "cores": os.cpu_count(), "instruction_sets": _core.usable_isas()}
+
+
+def _bench_film(detector: ptxsdk.Detector) -> ptxsdk.Radiograph:
+    """Return a golden film of the engine, enlarged to 3000 x 2500 and 12 bits: what a portable unit has in memory."""
+    import cv2
+
+    golden = detector.engine.golden()[0]
+    pixels = cv2.resize(golden.pixels.astype(np.float32) * 16, (2500, 3000), interpolation=cv2.INTER_CUBIC)
+    return ptxsdk.Radiograph.from_array(np.clip(pixels, 0, 4095).astype(np.uint16), window=(0, 4080))
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _interval(estimate: Any) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f}, n={estimate.n})"
+
+
+def _table(console: Console, title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(*head, title=title or None, title_justify="left", show_header=any(head), box=None)
+    for row in rows:
+        table.add_row(*(_escaped(cell) for cell in row))
+    console.print(table)

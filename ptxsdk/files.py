@@ -1,0 +1,41 @@
+"""Files: written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from ptxsdk.errors import WriterError
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write beside `path`, flush to the disk, then take its place; leave nothing behind on failure.
+
+    Raises
+    ------
+    WriterError
+        ``writer.failed``.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
+    try:
+        try:
+            with part.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+    except OSError as error:
+        raise WriterError("writer.failed", f"{str(target)!r} was not written: {error.strerror}") from error
+    with contextlib.suppress(OSError):  # the rename itself, where the file system can
+        folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

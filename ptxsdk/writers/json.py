@@ -1,0 +1,40 @@
+"""JSON: one object a film, on one line; the keys are a contract (README, "Command line")."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ptxsdk.detection import Detection
+from ptxsdk.errors import PtxsdkError
+from ptxsdk.files import write_file
+
+
+def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
+    """Return one line of JSON for a film, scored or failed, without a line end.
+
+    Parameters
+    ----------
+    file : str
+        Name of the film, as the caller knows it.
+    outcome : Detection or PtxsdkError
+        Its result, or why there is none.
+    """
+    body: dict[str, Any] = {"file": file}
+    if isinstance(outcome, Detection):
+        body |= outcome.to_dict()
+    else:
+        body["error"] = {"code": outcome.code, "message": outcome.message}
+    return json.dumps(body, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: str | os.PathLike[str], file: str, detection: Detection) -> None:
+    """Write the line to a file, atomically.
+
+    Raises
+    ------
+    WriterError
+        ``writer.failed``; nothing is left behind.
+    """
+    write_file(path, (to_line(file, detection) + "\n").encode())

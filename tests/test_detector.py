@@ -1,0 +1,330 @@
+"""Detector: the pipeline end to end with a network whose answer can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pytest
+from made import SIZE, make_chest, make_engine, network_output
+
+import ptxsdk
+from ptxsdk import BackendError, Detector, DetectorError, EngineError, InputError, OutOfScope, Radiograph
+from ptxsdk.ops import preprocess
+
+BLOB = (250, 150, 60)
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def any_detector(request, tiny_engine):
+    with Detector(tiny_engine, backend=request.param) as made:
+        yield made
+
+
+def expected_probability(film):
+    radiograph = Radiograph.from_array(film)
+    tensor, _ = preprocess(film, display=radiograph.display, size=(SIZE, SIZE), mean=0.5, std=0.5)
+    patch, _ = network_output(tensor)
+    return 1 / (1 + np.exp(-(float(patch.max()) + 0.5)))
+
+
+def test_probability_is_the_calibrated_maximum(any_detector):
+    for film in (make_chest(), make_chest(blob=BLOB), make_chest((333, 401), blob=(200, 300, 9))):
+        detection = any_detector.predict(film)
+        assert detection.probability == pytest.approx(expected_probability(film), abs=1e-3)
+        assert detection.flagged == (detection.probability >= 0.5)
+
+
+def test_region_lies_on_the_blob_in_source_pixels(any_detector):
+    film = Radiograph.from_array(make_chest(blob=BLOB), pixel_spacing=(0.5, 0.25))
+    detection = any_detector.predict(film)
+    (region,) = detection.regions
+    pixel = 10  # one network pixel is 640 / 64 film pixels
+    row, column, radius = BLOB
+    np.testing.assert_allclose(region.box, (column - radius, row - radius, column + radius, row + radius), atol=pixel)
+    np.testing.assert_allclose(region.centroid, (column, row), atol=pixel / 4)
+    assert region.area_px == pytest.approx(np.pi * radius**2, rel=0.1)
+    assert region.area_mm2 == pytest.approx(region.area_px / 8)
+    assert region.side == "right"  # of the patient: the left half of the picture
+    assert region.probability > 0.95
+
+
+@pytest.mark.parametrize(("rows", "side"), [("L", "right"), ("R", "left"), ("A", None)])
+def test_side_follows_the_patient_orientation(detector, rows, side):
+    film = Radiograph.from_array(make_chest(blob=BLOB), patient_orientation=(rows, "F"))
+    detection = detector.predict(film)
+    assert detection.regions[0].side == side
+
+
+def test_an_assumed_orientation_is_said(detector):
+    def said(film):
+        return [w for w in detector.predict(film).quality.warnings if w.startswith("orientation.assumed")]
+
+    assert said(make_chest())
+    assert not said(Radiograph.from_array(make_chest(), patient_orientation=("L", "F")))
+
+
+def test_a_film_that_is_not_flagged_has_no_regions_but_a_map(detector):
+    detection = detector.predict(make_chest())
+    assert not detection.flagged
+    assert detection.regions == ()
+    assert detection.map.shape == (SIZE, SIZE)
+    assert detection.map.max() < 0.5
+    assert not detection.map.flags.writeable
+
+
+def test_triage_shows_no_location(tiny_engine):
+    with Detector(tiny_engine, profile="triage") as triage:
+        detection = triage.predict(make_chest(blob=BLOB))
+    assert detection.flagged
+    assert detection.regions == ()
+    assert detection.map is None
+    assert json.loads(json.dumps(detection.to_dict()))["regions"] == []
+
+
+def test_operating_point_by_name(tiny_engine):
+    with Detector(tiny_engine, operating_point="high") as sensitive:
+        film = make_chest()
+        film[200:260, 100:160] = 214
+        detection = sensitive.predict(film)
+        assert detection.operating_point.name == "high"
+        assert 0.001 <= detection.probability < 0.5
+        assert detection.flagged
+
+
+def test_detection_names_what_ran(detector, tiny_engine):
+    detection = detector.predict(make_chest())
+    assert (detection.backend, detection.device, detection.precision) == ("openvino", "cpu", "fp32")
+    assert detection.engine == ptxsdk.Engine.open(tiny_engine).id
+    times = detection.timings
+    parts = (times.read, times.gate, times.preprocess, times.network, times.aggregate)
+    assert all(part >= 0 for part in parts)
+    assert sum(parts) <= times.total
+
+
+def test_json_form_has_the_contracted_keys(detector):
+    body = json.loads(json.dumps(detector.predict(make_chest(blob=BLOB)).to_dict()))
+    assert {
+        "probability",
+        "flagged",
+        "operating_point",
+        "regions",
+        "quality",
+        "backend",
+        "precision",
+        "engine",
+        "timings_ms",
+    } <= body.keys()
+    assert {"box", "side", "area_px", "area_mm2", "probability"} <= body["regions"][0].keys()
+    assert body["engine"].keys() == {"name", "version", "sha256"}
+    assert "not a medical device" in body["disclaimer"].lower()
+
+
+def test_backends_agree(tiny_engine):
+    film = make_chest(blob=(100, 400, 33))
+    with (
+        Detector(tiny_engine, backend="openvino", precision="fp32") as one,
+        Detector(tiny_engine, backend="onnxruntime") as two,
+    ):
+        first, second = one.predict(film), two.predict(film)
+    assert first.probability == pytest.approx(second.probability, abs=1e-5)
+    np.testing.assert_allclose(first.map, second.map, atol=1e-5)
+    assert first.regions[0].box == second.regions[0].box
+
+
+def test_many_threads_get_what_one_would(detector):
+    films = [make_chest((300 + 7 * n, 300), blob=(100 + 5 * n, 80 + 3 * n, 20 + n)) for n in range(8)]
+    serial = [detector.predict(film) for film in films]
+    results = [None] * len(films)
+
+    def work(n):
+        for _ in range(5):
+            results[n] = detector.predict(films[n])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(films))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, many in zip(serial, results, strict=True):
+        assert one.probability == many.probability
+        assert one.regions == many.regions
+        np.testing.assert_array_equal(one.map, many.map)
+
+
+def test_a_clone_is_independent(tiny_engine):
+    first = Detector(tiny_engine)
+    second = first.clone()
+    film = make_chest(blob=BLOB)
+    expected = first.predict(film)
+    assert second.predict(make_chest()).flagged is False
+    first.close()
+    assert second.predict(film).probability == expected.probability
+    second.close()
+
+
+def test_a_result_outlives_the_next_call(detector):
+    first = detector.predict(make_chest(blob=BLOB))
+    before = first.map.copy()
+    detector.predict(make_chest())
+    np.testing.assert_array_equal(first.map, before)
+
+
+def test_batch_equals_single_and_keeps_the_order(detector):
+    films = [make_chest(blob=BLOB), make_chest(), make_chest((400, 400), blob=(100, 100, 30))]
+    assert [d.probability for d in detector.predict_batch(films)] == [detector.predict(f).probability for f in films]
+
+
+def test_batch_errors_are_raised_or_returned(detector):
+    films = [make_chest(), np.zeros((10, 10), np.uint8), make_chest(blob=BLOB)]
+    with pytest.raises(OutOfScope):
+        detector.predict_batch(films)
+    first, second, third = detector.predict_batch(films, errors="return")
+    assert not first.flagged
+    assert isinstance(second, OutOfScope)
+    assert third.flagged
+
+
+def test_closed(tiny_engine):
+    detector = Detector(tiny_engine)
+    detector.close()
+    detector.close()
+    for call in (
+        lambda: detector.predict(make_chest()),
+        lambda: detector.predict_batch([make_chest()], errors="return"),
+        detector.self_test,
+        detector.clone,
+        detector.__enter__,
+    ):
+        with pytest.raises(DetectorError) as raised:
+            call()
+        assert raised.value.code == "detector.closed"
+
+
+def _predict_in_child(detector, queue):
+    try:
+        detector.predict(make_chest())
+    except DetectorError as error:
+        queue.put(error.code)
+    else:
+        queue.put("scored")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_is_refused(detector):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_predict_in_child, args=(detector, queue))
+    child.start()
+    assert queue.get(timeout=30) == "detector.forked"
+    child.join()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "code"),
+    [
+        ({"profile": "diagnose"}, DetectorError, "detector.option"),
+        ({"precision": "fp8"}, DetectorError, "detector.option"),
+        ({"backend": "caffe"}, DetectorError, "detector.option"),
+        ({"device": "tpu"}, DetectorError, "detector.option"),
+        ({"operating_point": "best"}, DetectorError, "detector.option"),
+        ({"threads": -1}, DetectorError, "detector.option"),
+        ({"device": "cuda:0"}, BackendError, "backend.unavailable"),
+        ({"precision": "int8"}, EngineError, "engine.precision"),
+        ({"precision": "fp16", "backend": "onnxruntime"}, EngineError, "engine.precision"),
+    ],
+)
+def test_impossible_options(tiny_engine, options, error, code):
+    with pytest.raises(error) as raised:
+        Detector(tiny_engine, **options)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_network_that_cannot_be_parsed(backend):
+    with pytest.raises(BackendError) as raised:
+        Detector(make_engine(b"not an ONNX graph"), backend=backend)
+    assert raised.value.code == "backend.failed"
+
+
+def test_a_network_that_does_not_reproduce_its_golden_film(tiny_network):
+    from dataclasses import replace
+
+    from made import tiny_manifest
+
+    wrong = replace(tiny_manifest().golden[0], probability=0.2)
+    with pytest.raises(EngineError) as raised:
+        Detector(make_engine(tiny_network, golden=(wrong,)))
+    assert raised.value.code == "engine.self_test"
+    assert "blob" in raised.value.message
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_numbers_that_are_not_finite_are_never_a_score(tiny_network, backend):
+    import onnx
+
+    model = onnx.load_from_string(tiny_network)
+    for constant in model.graph.initializer:
+        if constant.name == "gain":
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.array(np.inf, np.float32), "gain"))
+    with pytest.raises(BackendError) as raised:
+        Detector(make_engine(model.SerializeToString()), backend=backend)
+    assert raised.value.code == "backend.not_finite"
+
+
+@pytest.mark.parametrize(
+    ("film", "code"),
+    [
+        (np.full((400, 400), 77, np.uint8), "gate.constant"),
+        (np.zeros((10, 10), np.uint8), "gate.size"),
+        (make_chest((300, 900)), "gate.size"),
+        (255 - make_chest(), "gate.polarity"),
+        ((make_chest() // 16 + 100).astype(np.uint8), "gate.contrast"),
+    ],
+)
+def test_a_film_that_fails_the_gate_is_never_scored(detector, film, code, monkeypatch):
+    def score(*_):
+        raise AssertionError("the network ran")
+
+    monkeypatch.setattr(type(detector._backend), "infer", score)
+    with pytest.raises(OutOfScope) as raised:
+        detector.predict(film)
+    assert raised.value.code == code
+    assert (code, raised.value.failed[0][1]) in raised.value.failed
+
+
+@pytest.mark.parametrize(
+    ("film", "code"),
+    [
+        (np.full((400, 400), np.nan, np.float32), "input.not_finite"),
+        (np.zeros((400, 400), np.float64), "input.dtype"),
+        (np.zeros((400, 400, 3), np.uint8), "input.shape"),
+        (None, "input.type"),
+        (42, "input.type"),
+        (b"", "input.empty"),
+        (b"hello, I am text" * 100, "input.unknown_format"),
+        ("no/such/file.dcm", "input.not_found"),
+        (os.curdir, "input.is_directory"),
+    ],
+)
+def test_what_is_no_film(detector, film, code):
+    with pytest.raises(InputError) as raised:
+        detector.predict(film)
+    assert raised.value.code == code
+
+
+def test_a_nan_in_a_stated_window_is_found_in_the_pass(detector):
+    pixels = make_chest().astype(np.float32)
+    pixels[3, 3] = np.nan
+    with pytest.raises(InputError) as raised:
+        detector.predict(Radiograph.from_array(pixels, window=(0, 255)))
+    assert raised.value.code == "input.not_finite"
+
+
+def test_the_detector_works_on_after_an_error(detector):
+    with pytest.raises(InputError):
+        detector.predict(b"")
+    assert detector.predict(make_chest(blob=BLOB)).flagged
