@@ -100,21 +100,19 @@ def _draw_region(picture: Canvas, region: Region, scale: tuple[float, float], un
     one = 1 << _SUBPIXEL_BITS
     # cv2 puts pixel centres on integers, outlines have them on halves.
     points = np.rint((np.array(region.outline) * scale - 0.5) * one).astype(np.int32)
-    x0, y0, x1, y1 = (
-        round((value * factor - 0.5) * one) for value, factor in zip(region.box, (*scale, *scale), strict=True)
-    )
+    x0, y0, x1, y1 = (round(value * factor) for value, factor in zip(region.box, (*scale, *scale), strict=True))
     for colour, width in ((_DARK, 3.0 * unit), (_OUTLINE, 1.6 * unit)):
         cv2.polylines(picture, [points], True, colour, _stroke(width), cv2.LINE_AA, _SUBPIXEL_BITS)
     for colour, width in ((_DARK, 2.0 * unit), (_OUTLINE, 0.8 * unit)):
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, _stroke(width), cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, _stroke(width))
     label = f"{region.side or 'side unknown'}  peak {_percent(region.probability)}"
     if region.area_mm2 is not None:
         label += f"  {region.area_mm2 / 100:.0f} cm2"
-    size = 0.55 * unit
+    size = 0.6 * unit
     (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, size, _stroke(unit))
     gap = round(6 * unit)
-    x = min(max(gap, x0 // one), picture.shape[1] - width - gap)
-    y = y0 // one - gap if y0 // one - gap - height > 0 else min(y1 // one + gap + height, picture.shape[0] - gap)
+    x = min(max(gap, x0), picture.shape[1] - width - gap)
+    y = y0 - gap if y0 - gap - height > 0 else min(y1 + gap + height, picture.shape[0] - gap)
     _write(picture, label, (x, y), size, _OUTLINE, _stroke(unit), halo=True)
 
 
@@ -169,7 +167,8 @@ def _write(
 
     font: Any = cv2.FONT_HERSHEY_SIMPLEX
     if halo:
-        cv2.putText(canvas, text, origin, font, size, _DARK, stroke + 3, cv2.LINE_AA)
+        for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1), (-2, 0), (2, 0), (0, -2), (0, 2)):
+            cv2.putText(canvas, text, (origin[0] + x, origin[1] + y), font, size, _DARK, stroke, cv2.LINE_AA)
     cv2.putText(canvas, text, origin, font, size, colour, stroke, cv2.LINE_AA)
 
 

@@ -1,0 +1,225 @@
+"""The command line's contract: JSON lines and nothing else on stdout, exit statuses, files written whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from made import make_chest
+from typer.testing import CliRunner
+
+from ptxsdk.cli import app
+
+FLAGGED = {"blob": (250, 150, 60)}
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_engine):
+    (tmp_path / "tiny.ptxengine").write_bytes(tiny_engine)
+    films = tmp_path / "films"
+    (films / "more").mkdir(parents=True)
+    cv2.imwrite(str(films / "a.png"), make_chest(**FLAGGED))
+    cv2.imwrite(str(films / "b.png"), make_chest())
+    cv2.imwrite(str(films / "more" / "a.png"), make_chest((500, 500)))
+    (films / "notes.txt").write_text("not looked at")
+    (films / ".hidden.png").write_bytes(b"not looked at")
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def predict(folder, *arguments):
+    return run("predict", "--engine", folder / "tiny.ptxengine", *arguments)
+
+
+def lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_json_is_one_object_a_line(folder):
+    result = predict(folder, folder / "films", "--json")
+    assert result.exit_code == 0, result.output
+    body = lines(result)
+    assert [one["file"] for one in body] == [str(folder / "films" / n) for n in ("a.png", "b.png", "more/a.png")]
+    assert [one["flagged"] for one in body] == [True, False, False]
+    region = body[0]["regions"][0]
+    x0, y0, x1, y1 = region["box"]
+    assert x0 < 150 < x1
+    assert y0 < 250 < y1
+    assert region["side"] == "right"
+    assert region["area_mm2"] is None
+
+
+def test_a_failing_file_never_stops_the_others(folder):
+    bad = folder / "bad.png"
+    bad.write_bytes(b"no film")
+    blank = folder / "blank.png"
+    cv2.imwrite(str(blank), np.full((400, 400), 9, np.uint8))
+    result = predict(folder, bad, folder / "missing.dcm", blank, folder / "films" / "b.png", "--json")
+    assert result.exit_code == 1
+    body = lines(result)
+    assert [one.get("error", {}).get("code") for one in body] == [
+        "input.unknown_format",
+        "input.not_found",
+        "gate.constant",
+        None,
+    ]
+    assert body[0].keys() == {"file", "error"}
+    assert body[0]["error"].keys() == {"code", "message"}
+
+
+def test_files_are_written_for_every_film_with_names_of_their_own(folder):
+    out = folder / "new" / "out"
+    assert predict(folder, folder / "films", "--out", out).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.png.json",
+        "a.png.overlay.png",
+        "b.png.json",
+        "b.png.overlay.png",
+        "more__a.png.json",
+        "more__a.png.overlay.png",
+    ]
+    assert json.loads((out / "a.png.json").read_text())["flagged"] is True
+    assert cv2.imread(str(out / "a.png.overlay.png")) is not None
+
+
+def test_the_same_file_twice_gets_two_results(folder):
+    film, out = folder / "films" / "a.png", folder / "out"
+    assert predict(folder, film, film, "--out", out, "--write", "json").exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.png-2.json", "a.png.json"]
+
+
+def test_triage_writes_no_location(folder):
+    out = folder / "out"
+    result = predict(folder, folder / "films" / "a.png", "--profile", "triage", "--json", "--out", out)
+    assert result.exit_code == 0
+    assert lines(result)[0]["flagged"] is True
+    assert lines(result)[0]["regions"] == []
+    assert [path.name for path in out.iterdir()] == ["a.png.json"]
+    assert json.loads((out / "a.png.json").read_text())["regions"] == []
+
+
+def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
+    result = predict(folder, folder / "films")
+    assert result.exit_code == 0
+    assert "PNEUMOTHORAX FLAGGED" in result.stdout
+    assert "not flagged" in result.stdout
+    assert "Not a medical device" in result.stdout
+    assert "normal" not in result.stdout.lower()
+    assert "no pneumothorax" not in result.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict"],
+        ["predict", "x.dcm", "--precision", "fp8"],
+        ["predict", "x.dcm", "--profile", "diagnose"],
+        ["predict", "x.dcm", "--device", "tpu"],
+        ["predict", "x.dcm", "--write", "overlay"],
+        ["predict", "x.dcm", "--out", "o", "--write", "tattoo"],
+        ["predict", "x.dcm", "--out", "o", "--write", "sc"],
+        ["predict", "x.dcm", "--out", "o", "--write", "overlay", "--profile", "triage"],
+        ["predict", "x.dcm", "--no-such-option"],
+        ["verify", "--key", "no-such-key"],
+        ["bench", "--repeats", "0"],
+        ["no-such-command"],
+    ],
+)
+def test_usage_errors_exit_with_two(folder, arguments, monkeypatch):
+    monkeypatch.chdir(folder)
+    if arguments[0] == "predict":
+        arguments = [arguments[0], "--engine", "tiny.ptxengine", *arguments[1:]]
+    assert run(*arguments).exit_code == 2
+    assert not (folder / "o").exists() or not list((folder / "o").iterdir())
+
+
+def test_an_engine_that_cannot_be_used_fails_every_film(folder):
+    damaged = bytearray((folder / "tiny.ptxengine").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (folder / "damaged.ptxengine").write_bytes(damaged)
+    result = run("predict", "--engine", folder / "damaged.ptxengine", folder / "films", "--json")
+    assert result.exit_code == 1
+    assert [one["error"]["code"] for one in lines(result)] == ["engine.corrupt"] * 3
+
+
+def test_inspect(folder, tiny_engine):
+    result = run("inspect", folder / "tiny.ptxengine", "--json")
+    assert result.exit_code == 0
+    body = json.loads(result.stdout)
+    assert body["name"] == "tiny"
+    assert body["operating_points"][0]["sensitivity"]["n"] == 100
+    text = run("inspect", folder / "tiny.ptxengine")
+    assert text.exit_code == 0
+    assert "balanced *" in text.stdout
+    assert "0.900 (0.800-0.950, n=100)" in text.stdout
+
+
+def test_verify(folder):
+    result = run("verify", folder / "tiny.ptxengine", "--json")
+    assert result.exit_code == 0, result.output
+    body = json.loads(result.stdout)
+    assert body["golden"] == 1
+    assert body["signature"] == "none"
+
+
+def test_verify_with_a_key(folder, tiny_engine):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from ptxsdk.engine import sign_engine
+
+    key, other = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    sign_engine(tiny_engine, folder / "signed.ptxengine", signing_key=key)
+    (folder / "key.pub").write_bytes(key.public_key().public_bytes_raw())
+    (folder / "other.pub").write_bytes(other.public_key().public_bytes_raw())
+    good = run("verify", folder / "signed.ptxengine", "--key", folder / "key.pub", "--json")
+    assert (good.exit_code, json.loads(good.stdout)["signature"]) == (0, "verified")
+    for engine, public in (("signed", "other"), ("tiny", "key")):
+        refused = run("verify", folder / f"{engine}.ptxengine", "--key", folder / f"{public}.pub")
+        assert refused.exit_code == 1
+        assert "engine.signature" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_inspect_and_verify_refuse_a_damaged_engine(folder, command):
+    damaged = (folder / "tiny.ptxengine").read_bytes()[:-7]
+    (folder / "cut.ptxengine").write_bytes(damaged)
+    result = run(command, folder / "cut.ptxengine")
+    assert result.exit_code == 1
+    assert "engine." in result.stderr
+    assert result.stdout == ""
+
+
+def test_doctor():
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    body = json.loads(result.stdout)
+    assert body["backends"]["openvino"]["usable"] is True
+    assert body["versions"]["numpy"] == np.__version__
+    assert "baseline" in body["cpu"]["instruction_sets"]
+    assert run("doctor").exit_code == 0
+
+
+def test_bench(folder):
+    result = run("bench", "--engine", folder / "tiny.ptxengine", "--repeats", 5, "--json")
+    assert result.exit_code == 0, result.output
+    stages = json.loads(result.stdout)["stages_ms"]
+    assert set(stages) == {"read", "gate", "preprocess", "network", "aggregate", "total"}
+    assert 0 < stages["network"]["p50"] <= stages["total"]["p95"]
+    assert run("bench", "--engine", folder / "tiny.ptxengine", "--repeats", 5).exit_code == 0
+
+
+def test_as_a_process_stdout_holds_json_alone(folder, tmp_path):
+    command = [sys.executable, "-m", "ptxsdk", "predict", "--engine", str(folder / "tiny.ptxengine"), "--json"]
+    films = [str(folder / "films"), str(folder / "nowhere")]
+    ran = subprocess.run([*command, *films], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert len([json.loads(line) for line in ran.stdout.splitlines()]) == 4
+    usage = subprocess.run([*command, "--precision", "no"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (usage.returncode, usage.stdout) == (2, "")

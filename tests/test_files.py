@@ -1,0 +1,39 @@
+"""write_file: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ptxsdk import WriterError
+from ptxsdk.files import write_file
+
+
+def test_writes_and_replaces(tmp_path):
+    for content in (b"one", b"another"):
+        write_file(tmp_path / "f", content)
+        assert (tmp_path / "f").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    (tmp_path / "f").write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (type(tmp_path), "replace")), fail)
+    with pytest.raises(WriterError) as raised:
+        write_file(tmp_path / "f", b"new")
+    assert raised.value.code == "writer.failed"
+    assert "No space left" in raised.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("where", ["missing/f", "."])
+def test_a_place_that_cannot_be_written(tmp_path, where):
+    with pytest.raises(WriterError):
+        write_file(tmp_path / where, b"new")
