@@ -160,8 +160,8 @@ class Detection:
         Wall-clock per stage, milliseconds.
     geometry : Geometry
         Between the film and the map.
-    map : ndarray, shape (rows, columns) of ``geometry.target``, float32, or None
-        Pneumothorax probability per network pixel (not calibrated); read-only; None in the triage profile.
+    mask_logits : ndarray, shape (rows, columns) of ``geometry.target``, float32, or None
+        The map as logits; read-only; None in the triage profile.
     """
 
     probability: float
@@ -176,17 +176,27 @@ class Detection:
     profile: Profile
     timings: Timings
     geometry: Geometry
-    map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    mask_logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability {self.probability} is not in [0, 1]")
         if self.flagged != (self.probability >= self.operating_point.threshold):
             raise ValueError("flagged contradicts the operating point")
-        if self.profile == "triage" and (self.regions or self.map is not None):
+        if self.profile == "triage" and (self.regions or self.mask_logits is not None):
             raise ValueError("the triage profile shows no location")
         if self.regions and not self.flagged:
             raise ValueError("regions on a film that is not flagged")
+
+    @property
+    def map(self) -> npt.NDArray[np.float32] | None:
+        """Probability per pixel of the network's input (not calibrated), made when asked for.
+
+        Shape ``geometry.target``, float32; None in the triage profile.  ``geometry`` maps it to the film.
+        """
+        from ptxsdk.ops import mask_probability
+
+        return None if self.mask_logits is None else mask_probability(self.mask_logits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: plain types, the documented keys, without the map."""

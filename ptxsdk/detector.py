@@ -271,8 +271,6 @@ class Detector:
     def _score(
         self, film: Radiograph, checks: tuple[Check, ...], started: float, *, read: float, header: float
     ) -> Detection:
-        from ptxsdk.ops import mask_probability
-
         preprocess_started = perf_counter()
         geometry = self._preprocess(film.pixels, film.display)
         content_started = perf_counter()
@@ -287,10 +285,6 @@ class Detector:
         probability = self._engine.manifest.calibration.probability(found.logit)
         flagged = probability >= self._operating_point.threshold
         locate = self._profile == "cade"
-        heat = None
-        if locate:
-            heat = mask_probability(mask)
-            heat.setflags(write=False)
         ended = perf_counter()
         return Detection(
             probability=probability,
@@ -312,7 +306,7 @@ class Detector:
                 total=1e3 * (ended - started),
             ),
             geometry=geometry,
-            map=heat,
+            mask_logits=_frozen_copy(mask) if locate else None,
         )
 
     def _preprocess(self, pixels: npt.NDArray[np.generic], display: Display) -> Geometry:
@@ -329,10 +323,12 @@ class Detector:
         )
 
     def _shown(self, geometry: Geometry) -> npt.NDArray[np.float32]:
+        """Display values of the film for the gate, sampled to some 150 pixels a side: it judges coarse features."""
         contract = self._engine.manifest.input
         x0, y0, x1, y1 = geometry.content
-        content: npt.NDArray[np.float32] = self._backend.input[y0:y1, x0:x1] * contract.std + contract.mean
-        return content
+        step = max(1, min(y1 - y0, x1 - x0) // 128)
+        sample: npt.NDArray[np.float32] = self._backend.input[y0:y1:step, x0:x1:step] * contract.std + contract.mean
+        return sample
 
     def _aggregate(
         self,
@@ -359,6 +355,13 @@ class Detector:
             columns_toward=columns_toward,
             pixel_spacing=pixel_spacing,
         )
+
+
+def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Copy out of the backend's buffer, which the next call overwrites."""
+    copy = logits.copy()
+    copy.setflags(write=False)
+    return copy
 
 
 def _choose_operating_point(engine: Engine, name: str | None) -> OperatingPoint:

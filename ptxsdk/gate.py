@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,9 +115,7 @@ def check_content(shown: npt.NDArray[np.float32], policy: GatePolicy) -> tuple[C
         _verdict("gate.contrast", contrast >= policy.minimum_contrast, f"contrast {contrast:.3f}"),
     ]
     if contrast > 1e-4:
-        left = np.array(_MEAN_CHEST_LEFT_HALF, np.float64)
-        chest = np.hstack([left, left[:, ::-1]])
-        polarity = float(np.corrcoef(grid.ravel(), chest.ravel())[0, 1])
+        polarity = float(((grid - grid.mean()) * _mean_chest()).mean()) / contrast
         checks.append(
             _verdict(
                 "gate.polarity",
@@ -197,6 +196,15 @@ def _check_size(film: Radiograph, policy: GatePolicy) -> Check:
         f"{film.shape[0]} x {film.shape[1]} pixels; at least {policy.minimum_side} a side, "
         f"aspect ratio at most {policy.maximum_aspect:g}",
     )
+
+
+@functools.cache
+def _mean_chest() -> npt.NDArray[np.float64]:
+    """Return the mean chest, 16 x 16, with mean 0 and standard deviation 1."""
+    left = np.array(_MEAN_CHEST_LEFT_HALF, np.float64)
+    chest = np.hstack([left, left[:, ::-1]])
+    normalised: npt.NDArray[np.float64] = (chest - chest.mean()) / chest.std()
+    return normalised
 
 
 def _grid_means(values: npt.NDArray[np.float32], cells: int) -> npt.NDArray[np.float64]:

@@ -73,7 +73,8 @@ def test_a_film_that_is_not_flagged_has_no_regions_but_a_map(detector):
     assert detection.regions == ()
     assert detection.map.shape == (SIZE, SIZE)
     assert detection.map.max() < 0.5
-    assert not detection.map.flags.writeable
+    assert not detection.mask_logits.flags.writeable
+    np.testing.assert_allclose(detection.map, 1 / (1 + np.exp(-detection.mask_logits.astype(float))), atol=1e-6)
 
 
 def test_triage_shows_no_location(tiny_engine):
@@ -82,6 +83,7 @@ def test_triage_shows_no_location(tiny_engine):
     assert detection.flagged
     assert detection.regions == ()
     assert detection.map is None
+    assert detection.mask_logits is None
     assert json.loads(json.dumps(detection.to_dict()))["regions"] == []
 
 
