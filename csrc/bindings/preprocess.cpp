@@ -16,7 +16,8 @@ namespace ptxsdk {
 namespace {
 
 StoredType stored_type(const py::dtype& dtype) {
-    if (dtype.is(py::dtype::of<std::uint8_t>()) || dtype.equal(py::dtype::of<std::uint8_t>())) return StoredType::u8;
+    if (dtype.is(py::dtype::of<std::uint8_t>()) || dtype.equal(py::dtype::of<std::uint8_t>()))
+        return StoredType::u8;
     if (dtype.equal(py::dtype::of<std::uint16_t>())) return StoredType::u16;
     if (dtype.equal(py::dtype::of<std::int16_t>())) return StoredType::i16;
     if (dtype.equal(py::dtype::of<float>())) return StoredType::f32;
@@ -40,32 +41,40 @@ Isa isa_of(const std::string& name) {
 
 std::string name_of(Isa isa) {
     switch (isa) {
-        case Isa::x86_64_v3: return "x86-64-v3";
-        case Isa::x86_64_v4: return "x86-64-v4";
-        case Isa::baseline: return "baseline";
-        case Isa::best: break;
+        case Isa::x86_64_v3:
+            return "x86-64-v3";
+        case Isa::x86_64_v4:
+            return "x86-64-v4";
+        case Isa::baseline:
+            return "baseline";
+        case Isa::best:
+            break;
     }
     return "best";
 }
 
 bool preprocess_into(const py::array& target, const py::array& source, std::tuple<int, int, int, int> content,
                      const std::string& transfer, double low, double high,
-                     const std::optional<py::array_t<float, py::array::c_style>>& table, bool invert, float mean,
-                     float std, int threads, const std::string& isa) {
+                     const std::optional<py::array_t<float, py::array::c_style>>& table, bool invert,
+                     float mean, float std, int threads, const std::string& isa) {
     if (source.ndim() != 2) throw py::value_error("source must have two dimensions");
     if (target.ndim() != 2) throw py::value_error("target must have two dimensions");
     if (!target.writeable()) throw py::value_error("target is read-only");
     if (target.strides(1) != target.itemsize()) throw py::value_error("target rows must be contiguous");
     constexpr py::ssize_t kSide = 1 << 20;
     for (int axis = 0; axis < 2; ++axis)
-        if (source.shape(axis) > kSide || target.shape(axis) > kSide) throw py::value_error("a side exceeds 2^20");
+        if (source.shape(axis) > kSide || target.shape(axis) > kSide)
+            throw py::value_error("a side exceeds 2^20");
 
-    const SourceImage image{static_cast<const std::byte*>(source.data()), stored_type(source.dtype()),
-                            static_cast<int>(source.shape(0)),            static_cast<int>(source.shape(1)),
-                            source.strides(0),                            source.strides(1)};
-    const TargetTensor tensor{static_cast<std::byte*>(const_cast<void*>(target.data())), tensor_type(target.dtype()),
-                              static_cast<int>(target.shape(0)), static_cast<int>(target.shape(1)),
-                              target.strides(0)};
+    const SourceImage image{static_cast<const std::byte*>(source.data()),
+                            stored_type(source.dtype()),
+                            static_cast<int>(source.shape(0)),
+                            static_cast<int>(source.shape(1)),
+                            source.strides(0),
+                            source.strides(1)};
+    const TargetTensor tensor{static_cast<std::byte*>(const_cast<void*>(target.data())),
+                              tensor_type(target.dtype()), static_cast<int>(target.shape(0)),
+                              static_cast<int>(target.shape(1)), target.strides(0)};
     PreprocessParameters parameters;
     parameters.low = low;
     parameters.high = high;
@@ -95,10 +104,10 @@ bool preprocess_into(const py::array& target, const py::array& source, std::tupl
 }  // namespace
 
 void bind_preprocess(py::module_& m) {
-    m.def("preprocess_into", &preprocess_into, py::arg("target"), py::arg("source"), py::kw_only(), py::arg("content"),
-          py::arg("transfer"), py::arg("low") = 0.0, py::arg("high") = 1.0, py::arg("table").noconvert() = py::none(),
-          py::arg("invert") = false, py::arg("mean") = 0.0f, py::arg("std") = 1.0f, py::arg("threads") = 0,
-          py::arg("isa") = "best",
+    m.def("preprocess_into", &preprocess_into, py::arg("target"), py::arg("source"), py::kw_only(),
+          py::arg("content"), py::arg("transfer"), py::arg("low") = 0.0, py::arg("high") = 1.0,
+          py::arg("table").noconvert() = py::none(), py::arg("invert") = false, py::arg("mean") = 0.0f,
+          py::arg("std") = 1.0f, py::arg("threads") = 0, py::arg("isa") = "best",
           "Fill target with the preprocessed source; False if a float source is not finite.");
     m.def(
         "usable_isas",

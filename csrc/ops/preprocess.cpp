@@ -1,5 +1,5 @@
-// preprocess: the pass over the source.  Rows are accumulated into column sums (vectorised), columns then gathered
-// into target pixels; only whole target rows are shared out to threads.
+// preprocess: the pass over the source.  Rows are accumulated into column sums (vectorised), columns then
+// gathered into target pixels; only whole target rows are shared out to threads.
 #include "ops/preprocess.hpp"
 
 #include <algorithm>
@@ -20,9 +20,7 @@ namespace {
 
 constexpr double kPixelsPerThread = 1 << 20;  // below this a thread costs more than it brings
 
-std::size_t size_of(StoredType type) {
-    return type == StoredType::u8 ? 1 : type == StoredType::f32 ? 4 : 2;
-}
+std::size_t size_of(StoredType type) { return type == StoredType::u8 ? 1 : type == StoredType::f32 ? 4 : 2; }
 
 // IEEE binary16, round to nearest even.
 std::uint16_t to_half(float value) {
@@ -82,10 +80,12 @@ Ramp make_ramp(StoredType type, double low, double high) {
         low = highest + 1;
         high = highest + 2;
     }
-    // An integer source minus the base is exact in float32 wherever the window is narrow enough for it to matter.
+    // An integer source minus the base is exact in float32 wherever the window is narrow enough for it to
+    // matter.
     constexpr double kLimit = 1 << 30;
     const double base = std::clamp(std::floor(low), -kLimit, kLimit);
-    return {static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base), static_cast<float>(high - base)};
+    return {static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base),
+            static_cast<float>(high - base)};
 }
 
 Ramp make_float_ramp(double low, double high) {
@@ -120,11 +120,14 @@ class RowWorker {
         if (!packed_) data = pack(data);
         switch (source_.type) {
             case StoredType::u8:
-                return add_integer(reinterpret_cast<const std::uint8_t*>(data), kernels_.ramp_u8, weight, fresh);
+                return add_integer(reinterpret_cast<const std::uint8_t*>(data), kernels_.ramp_u8, weight,
+                                   fresh);
             case StoredType::u16:
-                return add_integer(reinterpret_cast<const std::uint16_t*>(data), kernels_.ramp_u16, weight, fresh);
+                return add_integer(reinterpret_cast<const std::uint16_t*>(data), kernels_.ramp_u16, weight,
+                                   fresh);
             case StoredType::i16:
-                return add_integer(reinterpret_cast<const std::int16_t*>(data), kernels_.ramp_i16, weight, fresh);
+                return add_integer(reinterpret_cast<const std::int16_t*>(data), kernels_.ramp_i16, weight,
+                                   fresh);
             case StoredType::f32:
                 return add_float(reinterpret_cast<const float*>(data), weight, fresh);
         }
@@ -256,8 +259,9 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
     check(source, target, content, parameters);
     const std::vector<Span> columns = make_spans(source.columns, content.x1 - content.x0);
     const std::vector<Span> rows = make_spans(source.rows, content.y1 - content.y0);
-    const float inverse_area = static_cast<float>(static_cast<double>(columns.size()) * static_cast<double>(rows.size()) /
-                                                  (static_cast<double>(source.columns) * source.rows));
+    const float inverse_area =
+        static_cast<float>(static_cast<double>(columns.size()) * static_cast<double>(rows.size()) /
+                           (static_cast<double>(source.columns) * source.rows));
     const float inverse_std = 1.0f / parameters.std;
     const float padding = (0.0f - parameters.mean) * inverse_std;
     std::atomic<bool> finite{true};
@@ -274,7 +278,8 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
             const Span& span = rows[static_cast<std::size_t>(i - content.y0)];
             bool row_finite = worker.add(span.first, span.first_weight, true);
             for (int k = 1; k <= span.whole; ++k) row_finite &= worker.add(span.first + k, 1.0f, false);
-            if (span.last_weight > 0) row_finite &= worker.add(span.first + span.whole + 1, span.last_weight, false);
+            if (span.last_weight > 0)
+                row_finite &= worker.add(span.first + span.whole + 1, span.last_weight, false);
             if (!row_finite) {
                 finite = false;
                 return;
@@ -288,9 +293,10 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
     };
 
     const double worth = static_cast<double>(source.rows) * source.columns / kPixelsPerThread;
-    const int wanted = parameters.threads > 0
-                           ? parameters.threads
-                           : std::min(static_cast<int>(std::thread::hardware_concurrency()), static_cast<int>(worth));
+    const int wanted =
+        parameters.threads > 0
+            ? parameters.threads
+            : std::min(static_cast<int>(std::thread::hardware_concurrency()), static_cast<int>(worth));
     const int threads = std::clamp(wanted, 1, target.rows);
     const auto boundary = [&](int t) {
         return static_cast<int>(static_cast<std::int64_t>(target.rows) * t / threads);

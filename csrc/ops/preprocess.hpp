@@ -51,8 +51,9 @@ struct PreprocessParameters {
     Isa isa = Isa::best;
 };
 
-// Fills the whole target.  Returns false when a float source holds NaN or infinity; the target is then unspecified.
-// Throws std::invalid_argument for parameters that contradict each other or an instruction set this CPU lacks.
+// Fills the whole target.  Returns false when a float source holds NaN or infinity; the target is then
+// unspecified. Throws std::invalid_argument for parameters that contradict each other or an instruction set
+// this CPU lacks.
 bool preprocess(const SourceImage& source, const TargetTensor& target, const Content& content,
                 const PreprocessParameters& parameters);
 

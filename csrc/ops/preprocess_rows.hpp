@@ -13,8 +13,8 @@ struct Ramp {
     float low, high;
 };
 
-// The columns that one target pixel covers: `first` with weight `first_weight`, then `whole` columns, then one more
-// with weight `last_weight` (zero where there is none; reading it is always safe).
+// The columns that one target pixel covers: `first` with weight `first_weight`, then `whole` columns, then
+// one more with weight `last_weight` (zero where there is none; reading it is always safe).
 struct Span {
     std::int32_t first, whole;
     float first_weight, last_weight;

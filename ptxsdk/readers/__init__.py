@@ -1,0 +1,123 @@
+"""Readers: from a path, bytes, a pydicom Dataset or an array to a Radiograph."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptxsdk.errors import InputError
+from ptxsdk.radiograph import Radiograph
+from ptxsdk.readers.limits import MAX_FILE_BYTES
+
+__all__ = ["read"]
+
+
+def read(source: object, *, name: str | None = None) -> Radiograph:
+    """Read one film.
+
+    The content decides its format, never the file name: DICOM (with its preamble, or without when it starts like
+    a data set), PNG, JPEG or TIFF.  A file that is DICOM and something else at once is DICOM.
+
+    Parameters
+    ----------
+    source : str, os.PathLike, bytes, bytearray, memoryview, pydicom.Dataset, numpy.ndarray or Radiograph
+        A path, a file's content, or a film.  An array is taken as `Radiograph.from_array` takes it;
+        a Radiograph is returned as it is.
+    name : str, optional
+        What error messages call the source.  Paths are not quoted: they often name patients.
+
+    Returns
+    -------
+    Radiograph
+        The whole film; never a part of one.
+
+    Raises
+    ------
+    InputError
+        ``input.*``, as listed in `ptxsdk.errors.CODES`; nothing else, whatever the content.
+    """
+    try:
+        return _read(source)
+    except InputError as error:
+        if name is None:
+            raise
+        raise InputError(error.code, f"{name}: {error.message}") from error
+
+
+def _read(source: object) -> Radiograph:
+    if isinstance(source, Radiograph):
+        return source
+    if isinstance(source, np.ndarray):
+        return Radiograph.from_array(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        size = source.nbytes if isinstance(source, memoryview) else len(source)
+        if size > MAX_FILE_BYTES:
+            raise InputError("input.too_large", f"{size} bytes are over the limit of {MAX_FILE_BYTES}")
+        return _read_content(bytes(source))
+    if isinstance(source, (str, os.PathLike)):
+        return _read_content(_load(source))
+    if _is_dataset(source):
+        from ptxsdk.readers import dicom
+
+        return dicom.read_dataset(source)
+    if hasattr(source, "__cuda_array_interface__"):
+        raise InputError(
+            "input.type", "arrays in GPU memory are not read by this version; copy the array to the host first"
+        )
+    raise InputError(
+        "input.type",
+        f"cannot read a film from {type(source).__name__}: expected a path, bytes, a pydicom Dataset, "
+        "a numpy array or a Radiograph",
+    )
+
+
+def _is_dataset(source: object) -> bool:
+    # Whoever holds a Dataset has loaded pydicom; this module does not have to.
+    module: Any = sys.modules.get("pydicom.dataset")
+    return module is not None and isinstance(source, module.Dataset)
+
+
+def _load(source: str | os.PathLike[str]) -> bytes:
+    try:
+        path = Path(source)
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError("input.is_directory", "the path names a directory; pass the files one by one")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("input.unreadable", "the path names a device, pipe or socket, not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise InputError("input.too_large", f"{status.st_size} bytes are over the limit of {MAX_FILE_BYTES}")
+        with path.open("rb") as file:
+            # The file may grow between stat and read.
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError("input.not_found", "there is no such file") from None
+    except NotADirectoryError:
+        raise InputError("input.not_found", "a part of the path is not a directory") from None
+    except OSError as error:
+        # Its text would quote the path.
+        raise InputError("input.unreadable", f"{type(error).__name__}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise InputError("input.not_found", f"not a valid path: {type(error).__name__}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError("input.too_large", f"the file is over the limit of {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _read_content(content: bytes) -> Radiograph:
+    from ptxsdk.readers import dicom, image
+
+    if not content:
+        raise InputError("input.empty", "there is no content")
+    if dicom.has_preamble(content):
+        return dicom.read_dicom(content)
+    if (reader := image.reader_for(content)) is not None:
+        return reader(content)
+    if dicom.looks_like_dataset(content):
+        return dicom.read_dicom(content)
+    raise InputError("input.unknown_format", "the content is neither DICOM nor PNG, JPEG or TIFF")

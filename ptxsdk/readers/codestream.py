@@ -1,0 +1,257 @@
+"""Codestream: measures and decodes one JPEG, JPEG-LS or JPEG 2000 codestream, whole or not at all.
+
+The headers are read here before a decoder allocates anything.  The decoders are libjpeg-turbo (baseline, extended,
+progressive and lossless JPEG), CharLS (JPEG-LS) and OpenJPEG (JPEG 2000 Part 1 and HTJ2K), all from imagecodecs.
+libjpeg-turbo fills what is missing with gray and says so only on its own error stream, which imagecodecs drops;
+`decode` therefore checks itself that the codestream ends where its data ends.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk.errors import InputError
+from ptxsdk.readers.limits import check_size
+
+Family = Literal["jpeg", "jpegls", "jpeg2000"]
+Array = npt.NDArray[np.generic]
+
+DECODER_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
+
+_SOF_LOSSLESS = 0xC3
+_SOF = frozenset({0xC0, 0xC1, 0xC2, _SOF_LOSSLESS})
+_SOF_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_SOF_JPEGLS = 0xF7
+# Inside a scan JPEG stuffs FF with 00 and JPEG-LS with a zero bit; restart markers belong to the scan.
+_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a codestream's header says of its image.
+
+    Attributes
+    ----------
+    rows, columns, components : int
+        Size of the image.
+    precision : int
+        Bits a sample.
+    signed : bool
+        Samples are signed (JPEG 2000 only).
+    lossless : bool
+        The JPEG process is the lossless one (SOF3).
+    start : int
+        Where the codestream starts in the data (after the boxes of a JP2 file).
+    """
+
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    signed: bool = False
+    lossless: bool = False
+    start: int = 0
+
+
+def measure(data: bytes, family: Family) -> Measure:
+    """Read size and precision from the header, and check that the codestream is complete.
+
+    Raises
+    ------
+    InputError
+        ``input.truncated``, ``input.corrupt``, ``input.unsupported`` or ``input.too_large``.
+    """
+    try:
+        found = _measure_jpeg2000(data) if family == "jpeg2000" else _measure_jpeg(data)
+    except (struct.error, IndexError):
+        raise InputError("input.truncated", "the codestream ends inside its header") from None
+    if found.components not in (1, 3, 4) or not 2 <= found.precision <= 16:
+        raise InputError(
+            "input.unsupported",
+            f"the codestream has {found.components} components of {found.precision} bits",
+        )
+    check_size(found.rows, found.columns, found.components * (1 if found.precision <= 8 else 2))
+    return found
+
+
+def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -> Array:
+    """Decode a measured codestream.
+
+    Parameters
+    ----------
+    data : bytes
+        The codestream.
+    family : {"jpeg", "jpegls", "jpeg2000"}
+        Its kind.
+    found : Measure
+        What `measure` said of it.
+    gray : bool
+        Return only the luminance of a colour JPEG.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns) or (rows, columns, components)
+        uint8 or uint16 samples; int8 or int16 where the codestream is signed.
+
+    Raises
+    ------
+    InputError
+        ``input.truncated`` or ``input.corrupt``.
+    """
+    import imagecodecs
+
+    decoder: Any
+    options: dict[str, str] = {}
+    if family == "jpeg":
+        decoder = imagecodecs.jpeg8_decode
+        options = {"outcolorspace": "grayscale"} if gray else {}
+    elif family == "jpegls":
+        decoder = imagecodecs.jpegls_decode
+    else:
+        decoder = imagecodecs.jpeg2k_decode
+        data = data[found.start :] if found.start else data
+    pixels = _run(decoder, data, options)
+    expected = (found.rows, found.columns) + ((found.components,) if found.components > 1 and not gray else ())
+    if pixels.shape != expected:
+        raise InputError("input.corrupt", f"decoded to {pixels.shape}, the codestream's header says {expected}")
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize != (1 if found.precision <= 8 else 2):
+        raise InputError("input.corrupt", f"decoded to {pixels.dtype}, the header says {found.precision} bits")
+    if family == "jpeg" and _may_be_filled(pixels):
+        # Data after a complete scan is ignored; where the scan ended early the decoder would use it.
+        longer = data[: _end_of_jpeg(data)] + b"\x55\xaa\x13\x77" * 8 + b"\xff\xd9"
+        if not np.array_equal(pixels, _run(decoder, longer, options)):
+            raise InputError("input.truncated", "the JPEG data end before the image does")
+    return pixels
+
+
+def _run(decoder: Any, data: bytes, options: dict[str, str]) -> Array:
+    try:
+        return cast("Array", np.asarray(decoder(data, **options)))
+    except DECODER_ERRORS as error:
+        raise InputError("input.corrupt", f"the decoder refused the codestream: {error}") from error
+
+
+def _may_be_filled(pixels: Array) -> bool:
+    tail = pixels[-1, -4:]
+    return bool((tail == tail[0]).all())
+
+
+def _measure_jpeg(data: bytes) -> Measure:
+    """Walk the markers of a JPEG or JPEG-LS stream to its frame header, then to its end."""
+    position = 2
+    if data[:2] != b"\xff\xd8":
+        raise InputError("input.corrupt", "the codestream does not start like a JPEG")
+    found: Measure | None = None
+    while True:
+        position, code, segment = _next_segment(data, position)
+        if code in _SOF or code == _SOF_JPEGLS:
+            precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
+            found = Measure(rows, columns, components, precision, lossless=code == _SOF_LOSSLESS)
+        elif code in _SOF_UNREAD:
+            raise InputError("input.unsupported", f"JPEG process SOF{code & 15} is not read")
+        elif code == 0xDA:
+            break
+        elif code == 0xD9:
+            raise InputError("input.corrupt", "the JPEG holds no image")
+    if found is None:
+        raise InputError("input.corrupt", "the JPEG has no frame header")
+    _end_of_jpeg(data)
+    return found
+
+
+def _next_segment(data: bytes, position: int) -> tuple[int, int, bytes]:
+    """Return ``(position after it, marker code, content)`` of the marker segment at `position`."""
+    while data[position] == 0xFF and data[position + 1] == 0xFF:
+        position += 1
+    if data[position] != 0xFF:
+        raise InputError("input.corrupt", "no JPEG marker where one must be")
+    code = data[position + 1]
+    if code == 0xD9 or code == 0x01 or 0xD0 <= code <= 0xD7:
+        return position + 2, code, b""
+    (length,) = struct.unpack_from(">H", data, position + 2)
+    end = position + 2 + length
+    if length < 2 or end > len(data):
+        raise InputError("input.truncated" if length >= 2 else "input.corrupt", "a JPEG segment has no end")
+    return end, code, data[position + 4 : end]
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Return the position of the End Of Image marker; scans and the tables between them are walked through."""
+    position, code = 2, 0
+    while code != 0xD9:
+        try:
+            if code == 0xDA:
+                match = _MARKER.search(data, position)
+                if match is None:
+                    raise InputError("input.truncated", "the JPEG has no end marker")
+                position = match.start()
+            start = position
+            position, code, _ = _next_segment(data, position)
+        except (IndexError, struct.error):
+            raise InputError("input.truncated", "the JPEG has no end marker") from None
+    return start
+
+
+def _measure_jpeg2000(data: bytes) -> Measure:
+    start = _jp2_codestream(data) if data[:4] == b"\x00\x00\x00\x0c" else 0
+    if data[start : start + 4] != b"\xff\x4f\xff\x51":
+        raise InputError("input.corrupt", "the codestream does not start like JPEG 2000")
+    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0, components = struct.unpack_from(">8LH", data, start + 8)
+    depth, step_x, step_y = struct.unpack_from(">BBB", data, start + 42)
+    if step_x != 1 or step_y != 1 or not tile_x or not tile_y:
+        raise InputError("input.corrupt", "the JPEG 2000 image is subsampled or has empty tiles")
+    measured = Measure(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80), start=start)
+    check_size(measured.rows, measured.columns, 1)
+    tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
+    _walk_tiles(data, start + 2, tiles)
+    return measured
+
+
+def _jp2_codestream(data: bytes) -> int:
+    """Return where the contiguous codestream starts in a JP2 file."""
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">L4s", data, position)
+        header = 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, position + 8)
+            header = 16
+        if kind == b"jp2c":
+            return position + header
+        if length < header:
+            break
+        position += length
+    raise InputError("input.corrupt", "the JP2 file holds no codestream")
+
+
+def _walk_tiles(data: bytes, position: int, tiles: int) -> None:
+    """Follow the lengths of all tile-parts to the end marker."""
+    seen: set[int] = set()
+    while True:
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker != 0xFF90:
+            if marker < 0xFF00 or length < 2:
+                raise InputError("input.corrupt", "no JPEG 2000 marker where one must be")
+            position += 2 + length
+            continue
+        tile, part_length = struct.unpack_from(">HL", data, position + 4)
+        seen.add(tile)
+        if part_length == 0:  # the last tile-part, up to the end marker
+            end = data.rfind(b"\xff\xd9")
+            position = end if end > position else len(data)
+        elif part_length < 14:
+            raise InputError("input.corrupt", "a JPEG 2000 tile-part is too short")
+        else:
+            position += part_length
+        if position + 2 > len(data):
+            raise InputError("input.truncated", "the JPEG 2000 codestream ends before its last tile")
+        if data[position : position + 2] == b"\xff\xd9":
+            break
+    if len(seen) != tiles:
+        raise InputError("input.truncated", f"the JPEG 2000 codestream holds {len(seen)} of {tiles} tiles")
