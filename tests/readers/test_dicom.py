@@ -15,6 +15,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import NATIVE, code, content, dataset, encapsulated, film
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -23,8 +24,6 @@ from pydicom.sequence import Sequence
 from ptxsdk.errors import InputError
 from ptxsdk.radiograph import LookupTable, Window
 from ptxsdk.readers import read
-
-from .helpers import NATIVE, code, content, dataset, encapsulated, film
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data"
 MORE_FILES = Path(data_store.__file__).parent / "data"

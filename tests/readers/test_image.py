@@ -9,12 +9,11 @@ import zlib
 import imagecodecs
 import numpy as np
 import pytest
+from dicom_files import code, film, png, png_chunk
 
 from ptxsdk.errors import InputError
 from ptxsdk.readers import read
 from ptxsdk.readers.image import JPEG_CHROMA
-
-from .helpers import code, film, png, png_chunk
 
 GRAY8, GRAY16 = film(bits=8), film(bits=16)
 
