@@ -28,6 +28,11 @@ from ptxsdk.readers import read
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data"
 MORE_FILES = Path(data_store.__file__).parent / "data"
 
+# The decoders read them; what is missing before 2026 is the tests' encoder.
+needs_htj2k_encoder = pytest.mark.skipif(
+    int(imagecodecs.__version__.split(".")[0]) < 2026, reason="imagecodecs has no HTJ2K encoder for this test"
+)
+
 
 def test_importing_ptxsdk_readers_loads_neither_codecs_nor_pydicom():
     script = (
@@ -137,6 +142,7 @@ def test_lossless_codestreams_are_exact(syntax, encoder, encode, bits):
         assert found.warnings == ()
 
 
+@needs_htj2k_encoder
 @pytest.mark.parametrize("syntax", [uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K], ids=lambda s: s.name)
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 def test_htj2k_is_exact_and_equals_a_second_decoder(syntax, signed):
@@ -150,6 +156,7 @@ def test_htj2k_is_exact_and_equals_a_second_decoder(syntax, signed):
     np.testing.assert_array_equal(found.pixels, decode(stream))
 
 
+@needs_htj2k_encoder
 def test_tiles_are_joined_and_a_missing_one_is_noticed():
     pixels = film(133, 247, bits=16)
     stream = bytes(imagecodecs.htj2k_encode(pixels, tile=(64, 64)))
