@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
@@ -16,12 +20,15 @@ import typer
 
 import ptxsdk
 from ptxsdk.detection import DISCLAIMER, Detection
-from ptxsdk.errors import InputError, PtxsdkError, WriterError
+from ptxsdk.errors import DetectorError, InputError, PtxsdkError, WriterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILM_SUFFIXES = ("", ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+FILM_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+OVERLAY_SUFFIX = ".overlay.png"
+
+_log = logging.getLogger("ptxsdk.cli")
 
 app = typer.Typer(
     add_completion=False,
@@ -52,12 +59,23 @@ EngineArgument = Annotated[Path | None, typer.Argument(metavar="[ENGINE]", help=
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N].")]
 BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino or onnxruntime.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")]
+KeyOption = Annotated[
+    Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
 
 
 def main() -> NoReturn:
     """Run the command line; exit status 0 done, 1 something failed, 2 usage."""
-    sys.exit(app(prog_name="ptxsdk"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    try:
+        sys.exit(app(prog_name="ptxsdk"))
+    except OSError as error:  # stdout is full or gone: what could not be said is not done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"ptxsdk: cannot write the output: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -72,6 +90,7 @@ def predict(
     as_json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for what --write names.")] = None,
     write: Annotated[str | None, typer.Option("--write", help="overlay,json (with --out; default both).")] = None,
+    key: KeyOption = None,
 ) -> None:
     """Score films.
 
@@ -80,12 +99,25 @@ def predict(
     """
     writers = _chosen_writers(write, out, profile)
     console = _console(stderr=True)
-    if out is not None:
-        _make_folder(out, console)
     found = list(_find_films(films))
+    failed = False
+
+    def report(path: Path, outcome: Detection | PtxsdkError) -> None:
+        nonlocal failed
+        failed |= isinstance(outcome, PtxsdkError)
+        if as_json:
+            _print_json_line(path, outcome)
+        elif isinstance(outcome, PtxsdkError):
+            console.print(_printable(f"{path}: {outcome}"), style="red", markup=False, highlight=False, soft_wrap=True)
+        else:
+            _print_detection(path, outcome)
+
     try:
-        detector = ptxsdk.Detector(
+        if out is not None:
+            _make_folder(out)
+        detector = _make_detector(
             engine,
+            key,
             device=device,
             backend=backend,
             precision=precision.value,
@@ -93,30 +125,21 @@ def predict(
             profile=profile.value,
         )
     except PtxsdkError as error:
-        if error.code == "detector.option":
-            raise typer.BadParameter(error.message) from error
-        if as_json:
-            for path, _ in found:
-                _print_json_line(str(path), error)
-        _fail(console, error)
-    failed = False
+        if not as_json:
+            _fail(error, as_json=False)
+        for path, _ in found:
+            report(path, error)
+        raise typer.Exit(1) from error
     with detector:
         for path, name in _progress(found, console):
-            outcome = _predict_one(detector, path, name, out, writers)
-            failed |= isinstance(outcome, PtxsdkError)
-            if as_json:
-                _print_json_line(str(path), outcome)
-            elif isinstance(outcome, PtxsdkError):
-                console.print(f"{path}: {outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
-            else:
-                _print_detection(path, outcome)
+            report(path, name if isinstance(name, PtxsdkError) else _predict_one(detector, path, name, out, writers))
     raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
 def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
     """Show an engine's manifest: precisions, operating points, metrics, provenance."""
-    opened = _open_engine(engine)
+    opened = _open_engine(engine, None, as_json=as_json)
     manifest = opened.manifest
     if as_json:
         print(json.dumps({"sha256": opened.sha256, "signature": opened.signature, **json.loads(manifest.to_json())}))
@@ -165,20 +188,20 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
 @app.command()
 def verify(
     engine: EngineArgument = None,
-    key: Annotated[Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM.")] = None,
+    key: KeyOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = Precision.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Check an engine: every hash, the signature if a key is given, and its golden films on this device."""
-    opened = _open_engine(engine, key)
+    opened = _open_engine(engine, key, as_json=as_json)
     try:
-        with ptxsdk.Detector(opened, device=device, backend=backend, precision=precision.value) as detector:
+        with _make_detector(opened, None, device=device, backend=backend, precision=precision.value) as detector:
             compared = detector.self_test()
             ran = f"{detector.backend} {detector.precision}"
     except PtxsdkError as error:
-        _fail(_console(stderr=True), error)
+        _fail(error, as_json=as_json)
     if as_json:
         result = {"sha256": opened.sha256, "signature": opened.signature, "golden": compared, "ran": ran}
         print(json.dumps(result))
@@ -205,7 +228,7 @@ def doctor(as_json: JsonOption = False) -> None:
         ("name", "usable", ""),
         [(name, "yes" if entry["usable"] else "no", entry["reason"]) for name, entry in report["backends"].items()],
     )
-    _table(console, "engine", ("", ""), list(report["engine"].items()))
+    _table(console, "other", ("", ""), [("gpu", report["gpu"]), *report["engine"].items()])
 
 
 @app.command()
@@ -215,19 +238,20 @@ def bench(
     backend: BackendOption = "auto",
     precision: PrecisionOption = Precision.auto,
     repeats: Annotated[int, typer.Option("--repeats", min=5, help="Films to time.")] = 50,
+    key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time cold start, every stage and end to end on this device, with a 3000 x 2500 uint16 film in memory."""
     started = perf_counter()
     try:
-        detector = ptxsdk.Detector(engine, device=device, backend=backend, precision=precision.value)
+        detector = _make_detector(engine, key, device=device, backend=backend, precision=precision.value)
         cold = perf_counter() - started
         film = _bench_film(detector)
         for _ in range(3):
             detector.predict(film)
         timings = [detector.predict(film).timings for _ in range(repeats)]
     except PtxsdkError as error:
-        _fail(_console(stderr=True), error)
+        _fail(error, as_json=as_json)
     report: dict[str, Any] = {
         "engine": {"name": detector.engine.id.name, "version": detector.engine.id.version},
         "backend": detector.backend,
@@ -279,17 +303,19 @@ def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tu
     return names
 
 
-def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Every film with the name its results get, unique in this run; a folder's hidden files are left out."""
+def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str | PtxsdkError]]:
+    """Yield every film with the name its results get, unique in this run, or with the reason why there is none."""
     taken: set[str] = set()
     for given in films:
         paths = [given]
-        if given.is_dir():
-            paths = sorted(
-                path
-                for path in given.rglob("*")
-                if path.suffix.lower() in FILM_SUFFIXES and not path.name.startswith(".") and path.is_file()
-            )
+        try:
+            if given.is_dir():
+                paths = sorted(path for path in given.rglob("*") if _is_film(path, given))
+        except OSError as error:
+            yield given, InputError("input.unreadable", f"the path cannot be looked at: {error.strerror}")
+            continue
+        if not paths:
+            yield given, InputError("input.not_found", "the folder holds no film")
         for path in paths:
             relative = path.relative_to(given) if path != given else Path(path.name)
             name = wanted = "__".join(relative.parts)
@@ -301,6 +327,22 @@ def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             yield path, name
 
 
+def _is_film(path: Path, folder: Path) -> bool:
+    """Say whether a file found in a folder is one: by suffix or by content; nothing hidden, no index, no overlay."""
+    from ptxsdk import readers
+
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    if hidden or path.name == "DICOMDIR" or path.name.endswith(OVERLAY_SUFFIX) or not path.is_file():
+        return False
+    if path.suffix.lower() in FILM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return readers.looks_like_film(file.read(256))
+    except OSError:
+        return False
+
+
 def _predict_one(
     detector: ptxsdk.Detector, path: Path, name: str, out: Path | None, writers: tuple[str, ...]
 ) -> Detection | PtxsdkError:
@@ -309,31 +351,46 @@ def _predict_one(
     from ptxsdk.writers.overlay import write_overlay
 
     try:
+        started = perf_counter()
         film = readers.read(path)
+        read = 1e3 * (perf_counter() - started)
         detection = detector.predict(film)
+        timings = detection.timings
+        timings = replace(timings, read=timings.read + read, total=timings.total + read)
+        detection = replace(detection, timings=timings)
         if out is not None and "json" in writers:
             write_json(out / f"{name}.json", str(path), detection)
         if out is not None and "overlay" in writers:
-            write_overlay(out / f"{name}.overlay.png", film, detection)
+            write_overlay(out / f"{name}{OVERLAY_SUFFIX}", film, detection)
     except PtxsdkError as error:
         return error
     except MemoryError:
-        return InputError("input.too_large", "not enough memory for this film")
+        return InputError("input.too_large", "there is not enough memory for this film")
+    except Exception as error:  # noqa: BLE001 - a defect of ours must not stop the other films
+        _log.exception("unexpected failure")
+        return DetectorError("detector.internal", f"unexpected {type(error).__name__}")
     return detection
 
 
-def _progress(found: list[tuple[Path, str]], console: Console) -> Iterable[tuple[Path, str]]:
-    if len(found) < 5 or not console.is_terminal:
+def _progress(
+    found: list[tuple[Path, str | PtxsdkError]], console: Console
+) -> Iterable[tuple[Path, str | PtxsdkError]]:
+    """Show a bar for many films where results do not run through the same terminal."""
+    if len(found) < 5 or not console.is_terminal or sys.stdout.isatty():
         return found
-    from rich.progress import track
+    from rich.progress import Progress
 
-    return track(found, "films", console=console, transient=True)
+    def shown() -> Iterator[tuple[Path, str | PtxsdkError]]:
+        with Progress(console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
+            yield from progress.track(found, description="films")
+
+    return shown()
 
 
-def _print_json_line(file: str, outcome: Detection | PtxsdkError) -> None:
+def _print_json_line(path: Path, outcome: Detection | PtxsdkError) -> None:
     from ptxsdk.writers.json import to_line
 
-    print(to_line(file, outcome), flush=True)
+    print(to_line(str(path), outcome), flush=True)
 
 
 def _print_detection(path: Path, detection: Detection) -> None:
@@ -360,16 +417,29 @@ def _print_detection(path: Path, detection: Detection) -> None:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(_printable(text))
 
 
-def _open_engine(path: Path | None, key: Path | None = None) -> ptxsdk.Engine:
+def _printable(text: str) -> str:
+    """Return `text` without what a terminal would act on or an encoding could not write."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _make_detector(engine: Path | ptxsdk.Engine | None, key: Path | None, **options: Any) -> ptxsdk.Detector:
+    keys = None if key is None else (_read_key(key),)
     try:
-        keys = () if key is None else (_read_key(key),)
+        return ptxsdk.Detector(engine, trusted_keys=keys, **options)
+    except DetectorError as error:
+        raise typer.BadParameter(error.message) from error
+
+
+def _open_engine(path: Path | None, key: Path | None, *, as_json: bool) -> ptxsdk.Engine:
+    keys = () if key is None else (_read_key(key),)
+    try:
         source = ptxsdk.Engine.default_path() if path is None else path
         return ptxsdk.Engine.open(source, trusted_keys=keys, require_signature=bool(keys))
     except PtxsdkError as error:
-        _fail(_console(stderr=True), error)
+        _fail(error, as_json=as_json)
 
 
 def _read_key(path: Path) -> bytes:
@@ -379,15 +449,19 @@ def _read_key(path: Path) -> bytes:
         raise typer.BadParameter(f"--key {path}: {error.strerror}") from error
 
 
-def _make_folder(out: Path, console: Console) -> None:
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(console, WriterError("writer.failed", f"no folder {str(out)!r}: {error.strerror}"))
+        raise WriterError("writer.failed", f"no folder {str(out)!r}: {error.strerror}") from error
 
 
-def _fail(console: Console, error: PtxsdkError) -> NoReturn:
-    console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+def _fail(error: PtxsdkError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps({"error": {"code": error.code, "message": error.message}}))
+    else:
+        console = _console(stderr=True)
+        console.print(_printable(str(error)), style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1) from error
 
 
@@ -412,13 +486,12 @@ def _doctor_report() -> dict[str, Any]:
         "versions": versions,
         "cpu": _cpu(),
         "backends": {name: {"usable": usable, "reason": reason} for name, (usable, reason) in probes.items()},
+        "gpu": "no CUDA backend in this version",
         "engine": engine,
     }
 
 
 def _cpu() -> dict[str, Any]:
-    import os
-
     from ptxsdk import _core
 
     model = platform.processor() or platform.machine()
@@ -435,8 +508,9 @@ def _bench_film(detector: ptxsdk.Detector) -> ptxsdk.Radiograph:
     import cv2
 
     golden = detector.engine.golden()[0]
+    low, high = golden.window
     pixels = cv2.resize(golden.pixels.astype(np.float32) * 16, (2500, 3000), interpolation=cv2.INTER_CUBIC)
-    return ptxsdk.Radiograph.from_array(np.clip(pixels, 0, 4095).astype(np.uint16), window=(0, 4080))
+    return ptxsdk.Radiograph.from_array(np.clip(pixels, 0, 4095).astype(np.uint16), window=(16 * low, 16 * high))
 
 
 def _console(*, stderr: bool = False) -> Console:

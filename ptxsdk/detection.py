@@ -174,7 +174,7 @@ class Detection:
     precision: str
     engine: EngineId
     profile: Profile
-    timings: Timings
+    timings: Timings = field(compare=False)
     geometry: Geometry
     mask_logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from ptxsdk import backends, gate
+from ptxsdk import backends, gate, readers
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
 from ptxsdk.engine import Engine
-from ptxsdk.errors import DetectorError, EngineError, PtxsdkError
+from ptxsdk.errors import DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, Radiograph, Window
@@ -32,7 +32,9 @@ class Detector:
 
     Loading, warm-up and the self-test happen in the constructor, so that the first film is as fast as any.
     One detector may be called from many threads: calls wait for each other.  For parallel use, give every thread
-    a `clone`, which shares the engine and the compiled network.  A detector does not survive ``os.fork``.
+    a `clone`, which shares the engine and the compiled network: films are then read, preprocessed and aggregated
+    side by side, while the network, compiled for the latency of one film, gives all cores to one film at a time.
+    A detector does not survive ``os.fork``.
 
     Parameters
     ----------
@@ -52,8 +54,9 @@ class Detector:
         What the input gate lets through.
     threads : int
         CPU threads for network and preprocessing; 0: one per core.
-    trusted_keys : sequence of bytes
-        Raw Ed25519 public keys.  If given, the engine must be signed by one of them.
+    trusted_keys : sequence of bytes, optional
+        Ed25519 public keys, 32 raw bytes or PEM.  If given, the engine must be signed by one of them; an empty
+        sequence trusts no engine.
 
     Raises
     ------
@@ -76,14 +79,18 @@ class Detector:
         profile: Profile = "cade",
         gate_policy: GatePolicy | None = None,
         threads: int = 0,
-        trusted_keys: Sequence[bytes] = (),
+        trusted_keys: Sequence[bytes] | None = None,
     ) -> None:
         if profile not in ("cade", "triage"):
             raise DetectorError("detector.option", f"profile {profile!r} is not cade or triage")
         if engine is None:
             engine = Engine.default_path()
+        if gate_policy is not None and not isinstance(gate_policy, GatePolicy):
+            raise DetectorError("detector.option", "gate_policy is not a GatePolicy")
         if not isinstance(engine, Engine):
-            engine = Engine.open(engine, trusted_keys=trusted_keys, require_signature=bool(trusted_keys))
+            engine = Engine.open(engine, trusted_keys=trusted_keys or (), require_signature=trusted_keys is not None)
+        elif trusted_keys is not None:
+            engine = engine.verified(trusted_keys)
         self._engine = engine
         self._profile = profile
         self._policy = gate_policy or GatePolicy()
@@ -93,6 +100,7 @@ class Detector:
         self._pid = os.getpid()
         self._closed = False
         self._backend = backends.load(engine, backend=backend, device=device, precision=precision, threads=threads)
+        readers.load()
         self.self_test(vectors=1)
 
     @property
@@ -134,20 +142,21 @@ class Detector:
         DetectorError
             ``detector.closed`` or ``detector.forked``.
         """
-        from ptxsdk import readers
-
         self._check_usable()
         started = perf_counter()
-        film = readers.read(image)
-        header_started = perf_counter()
-        checks = gate.check_header(film, self._policy)
-        gate.enforce(checks)
-        header_ended = perf_counter()
-        with self._lock:
-            self._check_usable()
-            return self._score(
-                film, checks, started, read=header_started - started, header=header_ended - header_started
-            )
+        try:
+            film = readers.read(image)
+            header_started = perf_counter()
+            checks = gate.check_header(film, self._policy)
+            gate.enforce(checks)
+            header_ended = perf_counter()
+            with self._lock:
+                self._check_usable()
+                return self._score(
+                    film, checks, started, read=header_started - started, header=header_ended - header_started
+                )
+        except MemoryError:
+            raise InputError("input.too_large", "there is not enough memory for this film") from None
 
     @overload
     def predict_batch(self, images: Iterable[object]) -> list[Detection]: ...
@@ -181,6 +190,8 @@ class Detector:
         """
         if errors not in ("raise", "return"):
             raise DetectorError("detector.option", f"errors {errors!r} is not raise or return")
+        if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim == 2):
+            raise DetectorError("detector.option", "predict_batch takes several films; give a list")
         results: list[Detection | PtxsdkError] = []
         for image in images:
             try:
@@ -212,6 +223,7 @@ class Detector:
             ``engine.self_test``, with film, deviation and tolerance.
         """
         golden = self._engine.golden()[:vectors]
+        self._check_usable()
         with self._lock:
             self._check_usable()
             for film in golden:
@@ -238,6 +250,7 @@ class Detector:
 
     def clone(self) -> Detector:
         """Return a detector for another thread; engine and compiled network are shared, buffers are not."""
+        self._check_usable()
         with self._lock:
             self._check_usable()
             twin = object.__new__(type(self))
@@ -248,6 +261,9 @@ class Detector:
 
     def close(self) -> None:
         """Release the network; later calls raise ``detector.closed``.  Idempotent; clones live on."""
+        if os.getpid() != self._pid:  # the lock may be held for ever by a thread that did not survive the fork
+            self._closed = True
+            return
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -281,7 +297,14 @@ class Detector:
         aggregate_started = perf_counter()
         columns_toward = film.columns_toward
         assumed = () if film.patient_orientation else (_ORIENTATION_ASSUMED,)
-        found = self._aggregate(patch, mask, geometry, columns_toward=columns_toward, pixel_spacing=film.pixel_spacing)
+        found = self._aggregate(
+            patch,
+            mask,
+            geometry,
+            columns_toward=columns_toward,
+            pixel_spacing=film.pixel_spacing,
+            want_outlines=self._profile == "cade",
+        )
         probability = self._engine.manifest.calibration.probability(found.logit)
         flagged = probability >= self._operating_point.threshold
         locate = self._profile == "cade"
@@ -338,6 +361,7 @@ class Detector:
         *,
         columns_toward: Literal["left", "right"] | None = None,
         pixel_spacing: tuple[float, float] | None = None,
+        want_outlines: bool = False,
     ) -> Aggregate:
         from ptxsdk.ops import aggregate
 
@@ -354,20 +378,20 @@ class Detector:
             min_area=manifest.regions.min_area,
             columns_toward=columns_toward,
             pixel_spacing=pixel_spacing,
+            want_outlines=want_outlines,
         )
 
 
 def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Copy out of the backend's buffer, which the next call overwrites."""
-    copy = logits.copy()
-    copy.setflags(write=False)
-    return copy
+    frozen: npt.NDArray[np.float32] = np.frombuffer(logits.tobytes(), np.float32).reshape(logits.shape)
+    return frozen
 
 
 def _choose_operating_point(engine: Engine, name: str | None) -> OperatingPoint:
     points = {point.name: point for point in engine.manifest.operating_points}
     name = engine.manifest.default_operating_point if name is None else name
-    if name not in points:
+    if not isinstance(name, str) or name not in points:
         raise DetectorError(
             "detector.option", f"operating point {name!r} is not one of the engine's: {', '.join(points)}"
         )

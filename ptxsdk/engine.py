@@ -146,6 +146,16 @@ class Engine:
             _golden=tuple(_golden_vector(spec, manifest, view, contents) for spec in manifest.golden),
         )
 
+    def verified(self, trusted_keys: Sequence[bytes | Ed25519PublicKey]) -> Engine:
+        """Return this engine with its signature checked against `trusted_keys`.
+
+        Raises
+        ------
+        EngineError
+            ``engine.signature``: no key given, no signature, or by none of the keys.
+        """
+        return Engine.open(self._data, trusted_keys=trusted_keys, require_signature=True)
+
     @property
     def id(self) -> EngineId:
         """Name, version and SHA-256, as a Detection carries them."""
@@ -191,7 +201,7 @@ class Engine:
         EngineError
             ``engine.not_found``: this installation ships none.
         """
-        path = importlib.resources.files("ptxsdk").joinpath("models", DEFAULT_ENGINE)
+        path = importlib.resources.files("ptxsdk") / "models" / DEFAULT_ENGINE
         if isinstance(path, Path) and path.is_file():
             return path
         raise EngineError("engine.not_found", f"this installation ships no {DEFAULT_ENGINE}; name an engine")

@@ -19,8 +19,9 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         ``writer.failed``.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
     try:
+        # Not named after the target: a legal name of the greatest length would grow beyond it.
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with part.open("xb") as stream:
                 stream.write(data)
@@ -33,6 +34,8 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
             raise
     except OSError as error:
         raise WriterError("writer.failed", f"{str(target)!r} was not written: {error.strerror}") from error
+    except ValueError as error:
+        raise WriterError("writer.failed", f"{str(target)!r} is no file name: {error}") from error
     with contextlib.suppress(OSError):  # the rename itself, where the file system can
         folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.detection import Check, Status
-from ptxsdk.errors import OutOfScope
+from ptxsdk.errors import DetectorError, OutOfScope
 from ptxsdk.radiograph import Radiograph
 
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
 DIGITAL_X_RAY = "1.2.840.10008.5.1.4.1.1.1.1"
 DIGITAL_X_RAY_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+_MODALITY = re.compile("[A-Z]{2}")
+_UID = re.compile("[0-9.]{1,64}")
+_VIEW = re.compile("AP|PA|LL|RL|RLD|LLD|RLO|LLO|LATERAL|OBLIQUE")
+_BODY_PART = re.compile(
+    "(PORT |PORTABLE )?(CHEST|THORAX|LUNG)S?|ABDOMEN|ANKLE|ARM|BREAST|[CLT]?SPINE|CLAVICLE|ELBOW|EXTREMITY|FEMUR|FOOT|"
+    "HAND|HEAD|HIP|HUMERUS|JAW|KNEE|LEG|NECK|PELVIS|RIB|SHOULDER|SKULL|TIBIA|WHOLE ?BODY|WRIST"
+)
 
 # The left half of the mean frontal chest on a 16 x 16 grid, mirrored to be symmetric, in tenths of its standard
 # deviation: lungs and outside air dark, mediastinum and abdomen bright.  Averaged over 2,303 frontal films, nearly all
@@ -71,6 +80,17 @@ class GatePolicy:
     minimum_contrast: float = 0.04
     minimum_polarity: float = -0.1
 
+    def __post_init__(self) -> None:
+        if self.blank_view not in ("accept", "refuse") or self.secondary_capture not in ("radiographs", "refuse"):
+            raise DetectorError("detector.option", f"the gate policy has an unknown word: {self}")
+        limits = ("minimum_age", "minimum_side", "maximum_aspect", "minimum_contrast", "minimum_polarity")
+        if not all(_is_number(getattr(self, name)) for name in limits):
+            raise DetectorError("detector.option", f"the gate policy has a limit that is no finite number: {self}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
 
 def check_header(film: Radiograph, policy: GatePolicy) -> tuple[Check, ...]:
     """Check what the file says of the film, before any pixel is touched.
@@ -106,7 +126,7 @@ def check_content(shown: npt.NDArray[np.float32], policy: GatePolicy) -> tuple[C
         gate.constant, gate.contrast, gate.polarity.
     """
     spread = float(shown.max() - shown.min())
-    if spread < 0.01:
+    if not spread >= 0.01:
         return (Check("gate.constant", "fail", f"display values span {spread:.3f}"),)
     grid = _grid_means(shown, 16)
     contrast = float(grid.std())
@@ -149,7 +169,7 @@ def _check_modality(film: Radiograph, policy: GatePolicy) -> Check:
     if film.origin != "dicom":
         return Check(code, "unknown", f"no modality in an {film.origin}")
     uid, modality = film.sop_class_uid, film.modality
-    detail = f"modality {modality or 'absent'}, SOP class {uid or 'absent'}"
+    detail = f"modality {_known(modality, _MODALITY)}, SOP class {_known(uid, _UID)}"
     if uid in (COMPUTED_RADIOGRAPHY, DIGITAL_X_RAY, DIGITAL_X_RAY_FOR_PROCESSING):
         return _verdict(code, modality in (None, "CR", "DX", "RG"), detail)
     if uid == SECONDARY_CAPTURE and policy.secondary_capture == "radiographs":
@@ -162,22 +182,36 @@ def _check_intent(film: Radiograph) -> Check:
     if film.presentation_intent is None and film.sop_class_uid != DIGITAL_X_RAY_FOR_PROCESSING:
         return Check(code, "unknown", "no presentation intent type")
     raw = film.presentation_intent == "FOR PROCESSING" or film.sop_class_uid == DIGITAL_X_RAY_FOR_PROCESSING
-    return _verdict(code, not raw, f"presentation intent {film.presentation_intent or 'FOR PROCESSING'}")
+    return _verdict(code, not raw, "FOR PROCESSING" if raw else "not FOR PROCESSING")
 
 
 def _check_body_part(film: Radiograph) -> Check:
     if not film.body_part:
         return Check("gate.body_part", "unknown", "no body part")
     chest = any(word in film.body_part for word in ("CHEST", "THORAX", "LUNG", "PULMON"))
-    return _verdict("gate.body_part", chest, f"body part {film.body_part}")
+    return _verdict("gate.body_part", chest, f"body part {_known(film.body_part, _BODY_PART)}")
 
 
 def _check_view(film: Radiograph, policy: GatePolicy) -> Check:
+    if film.patient_orientation is not None and not _is_frontal(film.patient_orientation):
+        return Check("gate.view", "fail", "patient orientation is not that of an upright frontal film")
     if not film.view:
         if policy.blank_view == "refuse":
             return Check("gate.view", "fail", "no view position")
         return Check("gate.view", "unknown", "no view position")
-    return _verdict("gate.view", film.view in ("AP", "PA"), f"view {film.view}")
+    return _verdict("gate.view", film.view in ("AP", "PA"), f"view {_known(film.view, _VIEW)}")
+
+
+def _is_frontal(orientation: tuple[str, str]) -> bool:
+    """Say whether rows run to the patient's left or right and columns to the feet, obliquity aside."""
+    return orientation[0][:1] in ("L", "R") and orientation[1][:1] == "F"
+
+
+def _known(value: str | None, pattern: re.Pattern[str]) -> str:
+    """Quote only what a header may rightly hold here: free text in it can name the patient."""
+    if not value:
+        return "absent"
+    return value if pattern.fullmatch(value) else "not a known value"
 
 
 def _check_age(film: Radiograph, policy: GatePolicy) -> Check:

@@ -14,6 +14,9 @@ STORED_DTYPES = ("uint8", "uint16", "int16", "float32")
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
+_LARGEST = 1e30  # no film comes near it, and sums of such numbers stay finite in float32
+_DIRECTIONS = frozenset("LRAPHF")
+
 
 @dataclass(frozen=True)
 class Window:
@@ -38,6 +41,8 @@ class Window:
             raise ValueError(f"unknown VOI LUT function {self.function!r}")
         if self.width < 1 if self.function == "LINEAR" else self.width <= 0:
             raise ValueError(f"window width {self.width} is too small for {self.function}")
+        if max(abs(self.center), self.width) > _LARGEST:
+            raise ValueError(f"window center {self.center:g} or width {self.width:g} is beyond {_LARGEST:g}")
 
     @classmethod
     def from_range(cls, low: float, high: float) -> Window:
@@ -105,7 +110,7 @@ class Display:
     padding: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.slope) and np.isfinite(self.intercept)) or self.slope == 0:
+        if not (1 / _LARGEST < abs(self.slope) < _LARGEST and abs(self.intercept) < _LARGEST):
             raise ValueError("rescale slope and intercept must be finite, the slope not 0")
 
     def __call__(self, stored: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -189,10 +194,17 @@ class Radiograph:
     dataset: object | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype.name not in STORED_DTYPES:
-            raise InputError("input.dtype", f"pixels are {self.pixels.dtype}, not one of {', '.join(STORED_DTYPES)}")
-        if self.pixels.ndim != 2 or 0 in self.pixels.shape:
-            raise InputError("input.shape", f"pixels have shape {self.pixels.shape}, not (rows, columns)")
+        _check_pixels(self.pixels)
+        spacing = self.pixel_spacing
+        if spacing is not None and not (len(spacing) == 2 and all(0 < mm < 1000 for mm in spacing)):
+            raise InputError("input.metadata", f"pixel spacing {spacing} is not (row, column) in mm")
+        orientation = self.patient_orientation
+        if orientation is not None and not (
+            len(orientation) == 2 and all(word and set(word) <= _DIRECTIONS for word in orientation)
+        ):
+            raise InputError("input.metadata", "patient orientation is not two directions such as ('L', 'F')")
+        if self.age is not None and not 0 <= self.age < 1000:
+            raise InputError("input.metadata", "the age is not a number of years")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -242,22 +254,14 @@ class Radiograph:
         Raises
         ------
         InputError
-            ``input.type``, ``input.dtype``, ``input.shape``, ``input.range`` or ``input.not_finite``.
+            ``input.type``, ``input.dtype``, ``input.shape``, ``input.range``, ``input.not_finite``, ``input.metadata``.
         """
-        if not isinstance(pixels, np.ndarray):
-            raise InputError("input.type", f"expected a numpy array, got {type(pixels).__name__}")
-        if pixels.dtype.name not in STORED_DTYPES or not pixels.dtype.isnative:
-            raise InputError(
-                "input.dtype",
-                f"array is {pixels.dtype}, not native {', '.join(STORED_DTYPES)}; convert it knowingly",
-            )
-        if pixels.ndim != 2 or 0 in pixels.shape:
-            raise InputError("input.shape", f"array has shape {pixels.shape}, not (rows, columns)")
+        _check_pixels(pixels)
         warnings: tuple[str, ...] = ()
         if window is None:
             window, warnings = _default_window(pixels)
         low, high = window
-        if not (np.isfinite(low) and np.isfinite(high) and high > low):
+        if not -_LARGEST / 4 < low < high < _LARGEST / 4:
             raise InputError("input.range", f"window {window} is not (low, high) with low < high")
         return cls(
             pixels=pixels,
@@ -266,9 +270,21 @@ class Radiograph:
             pixel_spacing=pixel_spacing,
             spacing_source="PixelSpacing" if pixel_spacing else None,
             patient_orientation=patient_orientation,
-            view=view,
+            view=view.upper() if view else None,
             warnings=warnings,
         )
+
+
+def _check_pixels(pixels: object) -> None:
+    """Raise unless `pixels` is a plain two-dimensional array of a stored dtype."""
+    if not isinstance(pixels, np.ndarray) or isinstance(pixels, np.ma.MaskedArray):
+        raise InputError("input.type", f"expected a plain numpy array, got {type(pixels).__name__}")
+    if pixels.dtype.name not in STORED_DTYPES or not pixels.dtype.isnative:
+        raise InputError(
+            "input.dtype", f"pixels are {pixels.dtype}, not native {', '.join(STORED_DTYPES)}; convert them knowingly"
+        )
+    if pixels.ndim != 2 or 0 in pixels.shape:
+        raise InputError("input.shape", f"pixels have shape {pixels.shape}, not (rows, columns)")
 
 
 def _default_window(pixels: npt.NDArray[np.generic]) -> tuple[tuple[float, float], tuple[str, ...]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -74,6 +78,73 @@ def test_a_failing_file_never_stops_the_others(folder):
     assert body[0]["error"].keys() == {"code", "message"}
 
 
+def test_folders_are_searched_by_content(folder, tmp_path):
+    import shutil
+
+    from pydicom.data import get_testdata_file
+
+    found = folder / "mixed"
+    (found / ".git").mkdir(parents=True)
+    chest = folder / "films" / "b.png"
+    shutil.copy(get_testdata_file("RG1_J2KI.dcm", download=False), found / "1.2.840.113619.2.66.12345")
+    shutil.copy(chest, found / "scan.ima")
+    shutil.copy(chest, found / ".git" / "object.png")
+    shutil.copy(chest, found / "b.png.overlay.png")
+    for name in ("README", "DICOMDIR", "notes.txt"):
+        (found / name).write_text("not a film")
+    result = predict(folder, found, "--json")
+    assert result.exit_code == 0, result.output
+    assert [one["file"] for one in lines(result)] == [str(found / n) for n in ("1.2.840.113619.2.66.12345", "scan.ima")]
+
+
+def test_a_folder_without_a_film_is_a_failure(folder):
+    (folder / "empty").mkdir()
+    result = predict(folder, folder / "empty", folder / "films" / "b.png", "--json")
+    assert result.exit_code == 1
+    first, second = lines(result)
+    assert first["error"]["code"] == "input.not_found"
+    assert second["flagged"] is False
+
+
+def test_out_may_lie_in_the_folder_that_is_scored(folder):
+    films = folder / "films"
+    for _ in range(2):
+        assert predict(folder, films, "--out", films / "results").exit_code == 0
+
+
+def test_a_path_that_cannot_be_stops_no_other(folder):
+    result = predict(folder, "x" * 300, folder / "films" / "b.png", "--json")
+    assert result.exit_code == 1
+    assert ["error" in one for one in lines(result)] == [True, False]
+
+
+def test_decoding_is_part_of_the_time(folder):
+    (body,) = lines(predict(folder, folder / "films" / "b.png", "--json"))
+    times = body["timings_ms"]
+    assert times["read"] > 0.1
+    assert times["total"] >= times["read"] + times["network"]
+
+
+def test_a_defect_of_ours_stops_no_other_film(folder, monkeypatch):
+    from ptxsdk import readers
+
+    real = readers.read
+
+    def broken(source, **options):
+        if "a.png" in str(source):
+            raise ZeroDivisionError("a defect")
+        return real(source, **options)
+
+    monkeypatch.setattr(readers, "read", broken)
+    result = predict(folder, folder / "films", "--json")
+    assert result.exit_code == 1
+    assert [one.get("error", {}).get("code") for one in lines(result)] == [
+        "detector.internal",
+        None,
+        "detector.internal",
+    ]
+
+
 def test_files_are_written_for_every_film_with_names_of_their_own(folder):
     out = folder / "new" / "out"
     assert predict(folder, folder / "films", "--out", out).exit_code == 0
@@ -128,14 +199,18 @@ def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
         ["predict", "x.dcm", "--out", "o", "--write", "overlay", "--profile", "triage"],
         ["predict", "x.dcm", "--no-such-option"],
         ["verify", "--key", "no-such-key"],
+        ["verify", "--device", "tpu"],
         ["bench", "--repeats", "0"],
+        ["bench", "--device", "tpu"],
         ["no-such-command"],
     ],
 )
 def test_usage_errors_exit_with_two(folder, arguments, monkeypatch):
     monkeypatch.chdir(folder)
-    if arguments[0] == "predict":
+    if arguments[0] in ("predict", "bench"):
         arguments = [arguments[0], "--engine", "tiny.ptxengine", *arguments[1:]]
+    if arguments[0] == "verify":
+        arguments = ["verify", "tiny.ptxengine", *arguments[1:]]
     assert run(*arguments).exit_code == 2
     assert not (folder / "o").exists() or not list((folder / "o").iterdir())
 
@@ -186,6 +261,22 @@ def test_verify_with_a_key(folder, tiny_engine):
         assert "engine.signature" in refused.stderr
 
 
+def test_predict_with_a_key_refuses_other_engines(folder):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    (folder / "key.pub").write_bytes(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+    result = predict(folder, folder / "films" / "b.png", "--key", folder / "key.pub", "--json")
+    assert result.exit_code == 1
+    assert lines(result)[0]["error"]["code"] == "engine.signature"
+
+
+def test_a_failure_of_verify_is_json_too(folder):
+    (folder / "text.ptxengine").write_text("no engine")
+    result = run("verify", folder / "text.ptxengine", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"]["code"] == "engine.not_an_engine"
+
+
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_inspect_and_verify_refuse_a_damaged_engine(folder, command):
     damaged = (folder / "tiny.ptxengine").read_bytes()[:-7]
@@ -223,3 +314,52 @@ def test_as_a_process_stdout_holds_json_alone(folder, tmp_path):
     assert len([json.loads(line) for line in ran.stdout.splitlines()]) == 4
     usage = subprocess.run([*command, "--precision", "no"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (usage.returncode, usage.stdout) == (2, "")
+
+
+def test_a_bar_on_the_terminal_leaves_stdout_alone(folder, tmp_path):
+    """Six films, stderr on a terminal, stdout in a file: the file holds six lines of JSON."""
+    command = [sys.executable, "-m", "ptxsdk", "predict", "--engine", str(folder / "tiny.ptxengine"), "--json"]
+    films = [str(folder / "films" / "b.png")] * 6
+    master, terminal = pty.openpty()
+    shown = []
+    drain = threading.Thread(target=lambda: shown.extend(iter(lambda: _read(master), b"")))
+    with (tmp_path / "results").open("w") as results:
+        process = subprocess.Popen([*command, *films], cwd=tmp_path, stdout=results, stderr=terminal)
+        os.close(terminal)
+        drain.start()
+        assert process.wait(timeout=120) == 0
+    drain.join()
+    os.close(master)
+    assert len([json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]) == 6
+    assert b"films" in b"".join(shown)
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def test_file_names_of_any_bytes(folder, tmp_path):
+    film = os.fsencode(tmp_path) + b"/f\xff\x1b.png"
+    Path(os.fsdecode(film)).write_bytes((folder / "films" / "b.png").read_bytes())
+    command = [sys.executable, "-m", "ptxsdk", "predict", "--engine", str(folder / "tiny.ptxengine"), film]
+    for options, environment in (([b"--json", b"--out", b"out"], {}), ([], {}), ([], {"PYTHONIOENCODING": "ascii"})):
+        ran = subprocess.run(
+            [*command, *options], cwd=tmp_path, capture_output=True, check=False, env=os.environ | environment
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert b"\x1b" not in ran.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_full_stdout_is_a_failure_not_a_traceback(folder, tmp_path):
+    command = [sys.executable, "-m", "ptxsdk", "predict", "--engine", str(folder / "tiny.ptxengine"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*command, str(folder / "films")], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert "No space left" in ran.stderr

@@ -52,11 +52,18 @@ def test_region_lies_on_the_blob_in_source_pixels(any_detector):
     assert region.probability > 0.95
 
 
-@pytest.mark.parametrize(("rows", "side"), [("L", "right"), ("R", "left"), ("A", None)])
+@pytest.mark.parametrize(("rows", "side"), [("L", "right"), ("R", "left")])
 def test_side_follows_the_patient_orientation(detector, rows, side):
     film = Radiograph.from_array(make_chest(blob=BLOB), patient_orientation=(rows, "F"))
     detection = detector.predict(film)
     assert detection.regions[0].side == side
+
+
+@pytest.mark.parametrize("orientation", [("A", "F"), ("P", "F"), ("L", "H"), ("F", "L")])
+def test_a_lateral_or_turned_film_by_its_orientation_is_refused(detector, orientation):
+    with pytest.raises(OutOfScope) as raised:
+        detector.predict(Radiograph.from_array(make_chest(), patient_orientation=orientation))
+    assert raised.value.code == "gate.view"
 
 
 def test_an_assumed_orientation_is_said(detector):
@@ -168,6 +175,46 @@ def test_a_clone_is_independent(tiny_engine):
     second.close()
 
 
+def test_clones_predict_at_the_same_time(detector):
+    films = [make_chest((300 + 7 * n, 300), blob=(100 + 5 * n, 80 + 3 * n, 20 + n)) for n in range(4)]
+    expected = [detector.predict(film) for film in films]
+    results = {}
+
+    def work(n):
+        clone = detector.clone()
+        results[n] = [clone.predict(films[n]) for _ in range(20)]
+        clone.close()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(result == expected[n] for n in range(4) for result in results[n])
+
+
+def test_keys_are_asked_of_an_opened_engine_too(tiny_engine):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from ptxsdk.engine import engine_bytes
+
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    opened = ptxsdk.Engine.open(tiny_engine)
+    from dataclasses import replace
+
+    signed = engine_bytes(replace(opened.manifest, entries={}), opened.entries(), signing_key=key)
+    for engine in (signed, ptxsdk.Engine.open(signed)):
+        with Detector(engine, trusted_keys=[public]) as detector:
+            assert detector.engine.signature == "verified"
+    other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    refusals = [(tiny_engine, [public]), (opened, [public]), (signed, [other]), (ptxsdk.Engine.open(signed), [])]
+    for engine, keys in refusals:
+        with pytest.raises(EngineError) as raised:
+            Detector(engine, trusted_keys=keys)
+        assert raised.value.code == "engine.signature"
+
+
 def test_a_result_outlives_the_next_call(detector):
     first = detector.predict(make_chest(blob=BLOB))
     before = first.map.copy()
@@ -225,6 +272,44 @@ def test_a_fork_is_refused(detector):
     child.join()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_can_close_what_another_thread_held_at_the_fork(tiny_engine):
+    detector = Detector(tiny_engine)
+    with detector._lock:
+        child = os.fork()
+        if not child:
+            detector.close()
+            os._exit(0)
+    for _ in range(300):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        threading.Event().wait(0.1)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for a lock that nobody holds")
+    assert status == 0
+    detector.close()
+
+
+@pytest.mark.parametrize("films", ["chest.dcm", b"DICM", make_chest()])
+def test_a_batch_is_several_films(detector, films):
+    with pytest.raises(DetectorError) as raised:
+        detector.predict_batch(films, errors="return")
+    assert raised.value.code == "detector.option"
+
+
+def test_no_memory_is_a_typed_error(detector, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("ptxsdk.readers.read", fail)
+    with pytest.raises(InputError) as raised:
+        detector.predict(make_chest())
+    assert raised.value.code == "input.too_large"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "code"),
     [
@@ -233,7 +318,12 @@ def test_a_fork_is_refused(detector):
         ({"backend": "caffe"}, DetectorError, "detector.option"),
         ({"device": "tpu"}, DetectorError, "detector.option"),
         ({"operating_point": "best"}, DetectorError, "detector.option"),
+        ({"operating_point": ["balanced"]}, DetectorError, "detector.option"),
+        ({"device": None}, DetectorError, "detector.option"),
+        ({"gate_policy": {"minimum_age": 1}}, DetectorError, "detector.option"),
         ({"threads": -1}, DetectorError, "detector.option"),
+        ({"threads": 10**9}, DetectorError, "detector.option"),
+        ({"threads": 1.5}, DetectorError, "detector.option"),
         ({"device": "cuda:0"}, BackendError, "backend.unavailable"),
         ({"precision": "int8"}, EngineError, "engine.precision"),
         ({"precision": "fp16", "backend": "onnxruntime"}, EngineError, "engine.precision"),
@@ -250,6 +340,55 @@ def test_a_network_that_cannot_be_parsed(backend):
     with pytest.raises(BackendError) as raised:
         Detector(make_engine(b"not an ONNX graph"), backend=backend)
     assert raised.value.code == "backend.failed"
+
+
+def _change(network, change):
+    import onnx
+
+    model = onnx.load_from_string(network)
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def _half(graph):
+    import onnx
+
+    for node in graph.node[-2:]:
+        name = node.output[0]
+        node.output[0] = f"{name}_single"
+        graph.node.append(onnx.helper.make_node("Cast", [f"{name}_single"], [name], to=onnx.TensorProto.FLOAT16))
+    for output in graph.output:
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def _coarse(graph):
+    pool = next(node for node in graph.node if node.op_type == "MaxPool")
+    for attribute in pool.attribute:
+        attribute.ints[:] = [16, 16]
+    for dimension in graph.output[0].type.tensor_type.shape.dim[1:]:
+        dimension.dim_value = 4
+
+
+def _renamed(graph):
+    graph.node[-1].output[0] = graph.output[1].name = "something_else"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("change", [_half, _coarse, _renamed])
+def test_a_network_that_breaks_its_contract(tiny_network, backend, change):
+    with pytest.raises(BackendError) as raised:
+        Detector(make_engine(_change(tiny_network, change)), backend=backend)
+    assert raised.value.code == "backend.failed"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_network_with_a_free_batch_axis_works(tiny_network, backend):
+    def free(graph):
+        for value in (*graph.input, *graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "N"
+
+    with Detector(make_engine(_change(tiny_network, free)), backend=backend) as detector:
+        assert detector.predict(make_chest(blob=BLOB)).flagged
 
 
 def test_a_network_that_does_not_reproduce_its_golden_film(tiny_network):

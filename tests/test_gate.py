@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made import make_chest
 
-from ptxsdk import OutOfScope, gate
+from ptxsdk import DetectorError, OutOfScope, gate
 from ptxsdk.gate import GatePolicy
 from ptxsdk.radiograph import Display, Radiograph, Window
 
@@ -80,6 +80,32 @@ def test_a_picture_without_a_file_has_an_unknown_modality():
     found = {check.code: check.status for check in gate.check_header(film, GatePolicy())}
     assert found["gate.not_radiograph"] == "unknown"
     assert "fail" not in found.values()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"blank_view": "reject"}, {"secondary_capture": "all"}, {"minimum_age": "18"}, {"minimum_side": np.nan}]
+)
+def test_a_policy_that_says_nothing_known_is_refused(changes):
+    with pytest.raises(DetectorError) as raised:
+        GatePolicy(**changes)
+    assert raised.value.code == "detector.option"
+
+
+def test_free_text_in_a_header_is_not_repeated():
+    free = {"view": "JOHN^DOE 1950", "body_part": "ARM OF JOHN\x1b[2J", "modality": "JOHN"}
+    film = Radiograph(pixels=np.zeros((300, 300), np.uint8), display=DISPLAY, origin="dicom", **(ADULT_CHEST | free))
+    for check in gate.check_header(film, GatePolicy()):
+        assert "JOHN" not in check.detail
+        assert check.detail.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "status"),
+    [(("L", "F"), "pass"), (("R", "F"), "pass"), (("LA", "FR"), "pass"), (("A", "F"), "fail"), (("L", "H"), "fail")],
+)
+def test_orientation_tells_a_lateral_with_a_frontal_view(orientation, status):
+    assert statuses(patient_orientation=orientation)["gate.view"] == status
+    assert statuses(patient_orientation=orientation, view=None)["gate.view"] == status.replace("pass", "unknown")
 
 
 def content(shown):

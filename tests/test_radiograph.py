@@ -50,6 +50,8 @@ def test_padding_is_black_whatever_the_polarity():
         (0, -1, "LINEAR_EXACT"),
         (np.nan, 1, "LINEAR"),
         (0, np.inf, "LINEAR"),
+        (0, 1e300, "LINEAR"),
+        (1e300, 1, "LINEAR"),
         (0, 1, "CUBIC"),
     ],
 )
@@ -83,6 +85,7 @@ def test_stated_window_and_polarity():
         (np.zeros((0, 4), np.uint8), "input.shape"),
         (np.full((4, 4), 2, np.float32), "input.range"),
         (np.full((4, 4), np.nan, np.float32), "input.not_finite"),
+        (np.ma.masked_array(np.zeros((4, 4), np.uint8)), "input.type"),
         ([[1, 2]], "input.type"),
     ],
 )
@@ -92,11 +95,39 @@ def test_arrays_that_are_no_film(array, code):
     assert raised.value.code == code
 
 
-@pytest.mark.parametrize("window", [(5, 5), (9, 1), (np.nan, 1), (0, np.inf)])
+@pytest.mark.parametrize("window", [(5, 5), (9, 1), (np.nan, 1), (0, np.inf), (-1e308, 1e308)])
 def test_impossible_range(window):
     with pytest.raises(InputError) as raised:
         Radiograph.from_array(np.zeros((4, 4), np.uint8), window=window)
     assert raised.value.code == "input.range"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"pixel_spacing": (0, 0)},
+        {"pixel_spacing": (np.nan, 1)},
+        {"pixel_spacing": (1e200, 1e200)},
+        {"pixel_spacing": (0.1,)},
+        {"patient_orientation": ()},
+        {"patient_orientation": ("", "F")},
+        {"patient_orientation": ("X", "F")},
+    ],
+)
+def test_impossible_metadata(stated):
+    with pytest.raises(InputError) as raised:
+        Radiograph.from_array(np.zeros((4, 4), np.uint8), **stated)
+    assert raised.value.code == "input.metadata"
+
+
+def test_a_view_may_be_given_in_any_case():
+    assert Radiograph.from_array(np.zeros((4, 4), np.uint8), view="pa").view == "PA"
+
+
+def test_pixels_are_checked_however_a_radiograph_is_made():
+    with pytest.raises(InputError) as raised:
+        Radiograph(pixels=np.zeros((4, 4), ">u2"), display=Display(voi=Window(0, 2)), origin="array")
+    assert raised.value.code == "input.dtype"
 
 
 def test_estimated_window_leaves_padding_out():

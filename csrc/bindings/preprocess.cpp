@@ -16,8 +16,7 @@ namespace ptxsdk {
 namespace {
 
 StoredType stored_type(const py::dtype& dtype) {
-    if (dtype.is(py::dtype::of<std::uint8_t>()) || dtype.equal(py::dtype::of<std::uint8_t>()))
-        return StoredType::u8;
+    if (dtype.equal(py::dtype::of<std::uint8_t>())) return StoredType::u8;
     if (dtype.equal(py::dtype::of<std::uint16_t>())) return StoredType::u16;
     if (dtype.equal(py::dtype::of<std::int16_t>())) return StoredType::i16;
     if (dtype.equal(py::dtype::of<float>())) return StoredType::f32;

@@ -10,6 +10,7 @@
 #include <exception>
 #include <limits>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 
@@ -19,6 +20,8 @@ namespace ptxsdk {
 namespace {
 
 constexpr double kPixelsPerThread = 1 << 20;  // below this a thread costs more than it brings
+constexpr int kRowsPerBlock = 8;
+constexpr int kMostThreads = 256;
 
 std::size_t size_of(StoredType type) { return type == StoredType::u8 ? 1 : type == StoredType::f32 ? 4 : 2; }
 
@@ -105,7 +108,7 @@ class RowWorker {
         : source_(source),
           parameters_(parameters),
           kernels_(kernels_for(parameters.isa)),
-          packed_(parameters.transfer != Transfer::table && is_packed(source)),
+          packed_(is_packed(source)),
           sums_(static_cast<std::size_t>(source.columns) + 1, 0.0f),
           scratch_(packed_ ? 0 : static_cast<std::size_t>(source.columns) * size_of(source.type)) {
         if (source.type == StoredType::f32)
@@ -266,62 +269,63 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
     const float padding = (0.0f - parameters.mean) * inverse_std;
     std::atomic<bool> finite{true};
 
-    const auto run = [&](int first_row, int last_row) {
+    // Threads take target rows in small blocks, so one that starts late or not at all changes nothing but the
+    // time.
+    std::atomic<int> next_row{0};
+    const auto run = [&] {
         RowWorker worker(source, parameters);
         std::vector<float> means(columns.size());
-        std::vector<float> line(static_cast<std::size_t>(target.columns), padding);
-        for (int i = first_row; i < last_row; ++i) {
-            if (i < content.y0 || i >= content.y1) {
-                store_row(target, i, std::vector<float>(line.size(), padding));
-                continue;
+        const std::vector<float> empty(static_cast<std::size_t>(target.columns), padding);
+        std::vector<float> line = empty;
+        for (int begin = next_row.fetch_add(kRowsPerBlock); begin < target.rows && finite;
+             begin = next_row.fetch_add(kRowsPerBlock)) {
+            for (int i = begin; i < std::min(begin + kRowsPerBlock, target.rows); ++i) {
+                if (i < content.y0 || i >= content.y1) {
+                    store_row(target, i, empty);
+                    continue;
+                }
+                const Span& span = rows[static_cast<std::size_t>(i - content.y0)];
+                bool row_finite = worker.add(span.first, span.first_weight, true);
+                for (int k = 1; k <= span.whole; ++k) row_finite &= worker.add(span.first + k, 1.0f, false);
+                if (span.last_weight > 0)
+                    row_finite &= worker.add(span.first + span.whole + 1, span.last_weight, false);
+                if (!row_finite) {
+                    finite = false;
+                    return;
+                }
+                worker.gather(columns, means.data());
+                for (std::size_t j = 0; j < means.size(); ++j)
+                    line[static_cast<std::size_t>(content.x0) + j] =
+                        (worker.display(means[j] * inverse_area) - parameters.mean) * inverse_std;
+                store_row(target, i, line);
             }
-            const Span& span = rows[static_cast<std::size_t>(i - content.y0)];
-            bool row_finite = worker.add(span.first, span.first_weight, true);
-            for (int k = 1; k <= span.whole; ++k) row_finite &= worker.add(span.first + k, 1.0f, false);
-            if (span.last_weight > 0)
-                row_finite &= worker.add(span.first + span.whole + 1, span.last_weight, false);
-            if (!row_finite) {
-                finite = false;
-                return;
-            }
-            worker.gather(columns, means.data());
-            for (std::size_t j = 0; j < means.size(); ++j)
-                line[static_cast<std::size_t>(content.x0) + j] =
-                    (worker.display(means[j] * inverse_area) - parameters.mean) * inverse_std;
-            store_row(target, i, line);
         }
     };
 
     const double worth = static_cast<double>(source.rows) * source.columns / kPixelsPerThread;
-    const int wanted =
-        parameters.threads > 0
-            ? parameters.threads
-            : std::min(static_cast<int>(std::thread::hardware_concurrency()), static_cast<int>(worth));
-    const int threads = std::clamp(wanted, 1, target.rows);
-    const auto boundary = [&](int t) {
-        return static_cast<int>(static_cast<std::int64_t>(target.rows) * t / threads);
-    };
-    std::vector<std::thread> helpers;
-    std::exception_ptr failure;
-    helpers.reserve(static_cast<std::size_t>(threads));
-    std::vector<std::exception_ptr> failures(static_cast<std::size_t>(threads));
-    for (int t = 1; t < threads; ++t) {
-        helpers.emplace_back([&, t] {
-            try {
-                run(boundary(t), boundary(t + 1));
-            } catch (...) {
-                failures[static_cast<std::size_t>(t)] = std::current_exception();
-            }
-        });
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    const int wanted = parameters.threads > 0 ? parameters.threads : std::min(cores, static_cast<int>(worth));
+    const int helpers = std::clamp(wanted, 1, std::min(kMostThreads, target.rows)) - 1;
+    std::vector<std::exception_ptr> failures(static_cast<std::size_t>(helpers));
+    std::vector<std::jthread> threads;  // declared last: joined before anything they use goes
+    threads.reserve(static_cast<std::size_t>(helpers));
+    for (std::exception_ptr& failure : failures) {
+        try {
+            threads.emplace_back([&] {
+                try {
+                    run();
+                } catch (...) {
+                    failure = std::current_exception();
+                }
+            });
+        } catch (const std::system_error&) {
+            break;  // the system gives no more threads: those there are do the work
+        }
     }
-    try {
-        run(boundary(0), boundary(1));
-    } catch (...) {
-        failures[0] = std::current_exception();
-    }
-    for (std::thread& helper : helpers) helper.join();
-    for (const std::exception_ptr& error : failures)
-        if (error) std::rethrow_exception(error);
+    run();
+    threads.clear();  // joins
+    for (const std::exception_ptr& failure : failures)
+        if (failure) std::rethrow_exception(failure);
     return finite;
 }
 

@@ -13,6 +13,7 @@ from ptxsdk.errors import BackendError, DetectorError
 from ptxsdk.manifest import Arithmetic
 
 NAMES = ("openvino", "onnxruntime")
+MOST_THREADS = 256
 
 
 class Backend(Protocol):
@@ -98,8 +99,10 @@ def load(engine: Engine, *, backend: str, device: str, precision: str, threads: 
         raise DetectorError("detector.option", f"backend {backend!r} is not auto, {', '.join(NAMES)}")
     if precision not in ("auto", "fp32", "fp16", "int8"):
         raise DetectorError("detector.option", f"precision {precision!r} is not auto, fp32, fp16 or int8")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
-        raise DetectorError("detector.option", f"threads {threads!r} is not a count")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MOST_THREADS:
+        raise DetectorError("detector.option", f"threads {threads!r} is not a count up to {MOST_THREADS}")
+    if not isinstance(device, str):
+        raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
     if device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()):
         raise BackendError("backend.unavailable", "this version has no CUDA backend; use device='cpu' or 'auto'")
     if device not in ("auto", "cpu"):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ptxsdk.backends.contract import as_plane
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
 from ptxsdk.manifest import Arithmetic, Precision
@@ -57,16 +58,19 @@ class OnnxRuntimeBackend:
         self._session = session
         self._engine = engine
         self._feed = {engine.manifest.input.name: self.input.reshape(1, 1, *self.input.shape)}
-        outputs = engine.manifest.outputs
-        self._outputs = [outputs.patch_logits.name, outputs.mask_logits.name]
+        self._outputs = engine.manifest.outputs
 
     def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Run the network on `input`; see `ptxsdk.backends.Backend.infer`."""
         try:
-            patch, mask = self._session.run(self._outputs, self._feed)
+            names = [self._outputs.patch_logits.name, self._outputs.mask_logits.name]
+            patch, mask = self._session.run(names, self._feed)
         except Exception as error:  # as in load
             raise BackendError("backend.failed", f"ONNX Runtime failed: {error}") from error
-        return patch.reshape(patch.shape[-2:]), mask.reshape(mask.shape[-2:])
+        return (
+            as_plane(patch, names[0], self._outputs.patch_logits.grid),
+            as_plane(mask, names[1], self._outputs.mask_logits.size),
+        )
 
     def clone(self) -> OnnxRuntimeBackend:
         """Share the session, which is thread-safe."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ptxsdk.backends.contract import as_plane
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
 from ptxsdk.manifest import Arithmetic, Precision
@@ -85,12 +86,11 @@ class OpenVinoBackend:
         self.input = np.zeros(contract.input.size, np.float32)
         self._compiled = compiled
         self._engine = engine
+        self._outputs = contract.outputs
         self._request = compiled.create_infer_request()
         tensor = openvino.Tensor(self.input.reshape(1, 1, *self.input.shape), shared_memory=True)
         try:
             self._request.set_tensor(contract.input.name, tensor)
-            self._patch = self._request.get_tensor(contract.outputs.patch_logits.name).data
-            self._mask = self._request.get_tensor(contract.outputs.mask_logits.name).data
         except RuntimeError as error:
             raise BackendError("backend.failed", f"the network does not keep its contract: {error}") from error
 
@@ -98,9 +98,14 @@ class OpenVinoBackend:
         """Run the network on `input`; see `ptxsdk.backends.Backend.infer`."""
         try:
             self._request.infer()
+            patch = self._request.get_tensor(self._outputs.patch_logits.name).data
+            mask = self._request.get_tensor(self._outputs.mask_logits.name).data
         except RuntimeError as error:
             raise BackendError("backend.failed", f"OpenVINO failed: {error}") from error
-        return self._patch.reshape(self._patch.shape[-2:]), self._mask.reshape(self._mask.shape[-2:])
+        return (
+            as_plane(patch, self._outputs.patch_logits.name, self._outputs.patch_logits.grid),
+            as_plane(mask, self._outputs.mask_logits.name, self._outputs.mask_logits.size),
+        )
 
     def clone(self) -> OpenVinoBackend:
         """Share the compiled network."""

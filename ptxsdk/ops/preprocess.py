@@ -12,6 +12,8 @@ from ptxsdk.errors import InputError
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable
 
+_LARGEST = 1e36  # of a window's bound in stored values; beyond, float32 arithmetic would overflow
+
 
 def preprocess(
     pixels: npt.NDArray[np.generic],
@@ -122,14 +124,15 @@ def _transfer(display: Display, dtype: np.dtype[Any]) -> dict[str, Any]:
         low, high = ((bound - display.intercept) / display.slope for bound in voi.bounds)
         invert = display.invert ^ (high < low)
         low, high = min(low, high), max(low, high)
-        if voi.function == "SIGMOID" and dtype == np.float32:
+        exact = low > -_LARGEST and high < _LARGEST and high - low > abs(high + low) * 1e-12
+        if voi.function == "SIGMOID" and dtype == np.float32 and exact:
             # bounds are center -+ width / 2; the pass takes 1 / (1 + exp(-(v - low) / (high - low))).
             center, quarter = (low + high) / 2, (high - low) / 4
             return {"transfer": "sigmoid", "low": center, "high": center + quarter, "invert": invert}
-        if voi.function != "SIGMOID" and high > low:
+        if voi.function != "SIGMOID" and exact:
             return {"transfer": "linear", "low": low, "high": high, "invert": invert}
     if dtype == np.float32:
-        raise InputError("input.unsupported", "lookup tables, padding and thresholds need integer pixels")
+        raise InputError("input.unsupported", "lookup tables, padding and extreme windows need integer pixels")
     if dtype.kind not in "iu" or dtype.itemsize > 2:
         raise TypeError(f"pixels are {dtype}, not uint8, uint16, int16 or float32")
     limits = np.iinfo(dtype)

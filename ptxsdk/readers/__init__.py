@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import sys
@@ -14,7 +15,16 @@ from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Radiograph
 from ptxsdk.readers.limits import MAX_FILE_BYTES
 
-__all__ = ["read"]
+__all__ = ["load", "looks_like_film", "read"]
+
+
+def load() -> None:
+    """Import the codecs and pydicom now, so that the first film does not wait for them."""
+    import imagecodecs
+
+    for name in ("jpeg2k", "jpeg8", "jpegls", "packbits", "png", "tiff"):
+        getattr(imagecodecs, f"{name}_decode")  # each codec is loaded at its first mention
+    importlib.import_module("pydicom.dataset")
 
 
 def read(source: object, *, name: str | None = None) -> Radiograph:
@@ -107,6 +117,13 @@ def _load(source: str | os.PathLike[str]) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise InputError("input.too_large", f"the file is over the limit of {MAX_FILE_BYTES} bytes")
     return content
+
+
+def looks_like_film(beginning: bytes) -> bool:
+    """Say whether the first 256 bytes of a file are those of a DICOM file with its preamble, a PNG, JPEG or TIFF."""
+    from ptxsdk.readers import dicom, image
+
+    return dicom.has_preamble(beginning) or image.reader_for(beginning) is not None
 
 
 def _read_content(content: bytes) -> Radiograph:

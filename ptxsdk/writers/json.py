@@ -12,7 +12,7 @@ from ptxsdk.files import write_file
 
 
 def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
-    """Return one line of JSON for a film, scored or failed, without a line end.
+    """Return one line of JSON for a film, scored or failed, without a line end; ASCII, whatever the file's name.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
         body |= outcome.to_dict()
     else:
         body["error"] = {"code": outcome.code, "message": outcome.message}
-    return json.dumps(body, ensure_ascii=False, allow_nan=False)
+    return json.dumps(body, allow_nan=False)
 
 
 def write_json(path: str | os.PathLike[str], file: str, detection: Detection) -> None:
@@ -37,4 +37,4 @@ def write_json(path: str | os.PathLike[str], file: str, detection: Detection) ->
     WriterError
         ``writer.failed``; nothing is left behind.
     """
-    write_file(path, (to_line(file, detection) + "\n").encode())
+    write_file(path, (to_line(file, detection) + "\n").encode("ascii"))

@@ -118,7 +118,7 @@ def _draw_region(picture: Canvas, region: Region, scale: tuple[float, float], un
 
 def _head(width: int, film: Radiograph, detection: Detection, unit: float) -> Canvas:
     """Return the bar above: the sides of the patient at the edges, the result between them."""
-    bar = np.full((round(58 * unit), width, 3), _BAR, np.uint8)
+    bar = np.full((max(1, round(58 * unit)), width, 3), _BAR, np.uint8)
     sides = {"left": ("R", "L"), "right": ("L", "R"), None: ("?", "?")}[film.columns_toward]
     if film.patient_orientation is None:
         sides = (f"({sides[0]})", f"({sides[1]})")
@@ -136,7 +136,7 @@ def _head(width: int, film: Radiograph, detection: Detection, unit: float) -> Ca
 
 def _foot(width: int, film: Radiograph, detection: Detection, unit: float) -> Canvas:
     """Return the bar below: what this picture is not."""
-    bar = np.full((round(58 * unit), width, 3), _BAR, np.uint8)
+    bar = np.full((max(1, round(58 * unit)), width, 3), _BAR, np.uint8)
     _line(bar, "NOT FOR DIAGNOSTIC USE", 0.32, 0.75 * unit, (80, 80, 255), "centre")
     engine = detection.engine
     text = f"research and integration only, not a medical device   {engine.name} {engine.version}"

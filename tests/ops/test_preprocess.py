@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -89,6 +91,9 @@ DISPLAYS = {
     "enormous": Display(voi=Window(0, 1e9)),
     "modality table": Display(voi=Window(300, 500), modality_lut=LookupTable(np.linspace(0, 700, 4096) ** 1.01, 10)),
     "voi table": Display(voi=LookupTable(np.linspace(0, 1, 1024) ** 2, 100), invert=True),
+    "steep": Display(voi=Window(2000, 1000), slope=1e-25),
+    "flat": Display(voi=Window(2000, 1000), slope=1e25),
+    "largest": Display(voi=Window.from_range(-4e29, 5e29), slope=1e-20),
     "padding": Display(voi=Window(2048, 4096), invert=True, padding=(0, 40)),
 }
 
@@ -126,6 +131,46 @@ def test_every_instruction_set_agrees(dtype, isa):
     target = np.empty((96, 96), np.float32)
     preprocess_into(target, pixels, display=display, isa=isa)
     np.testing.assert_allclose(target, area_mean(display(pixels), (96, 96)), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "display",
+    [
+        Display(voi=Window(1e20, 1, "LINEAR_EXACT")),
+        Display(voi=Window(1e30, 1e29), slope=1e-20),
+        Display(voi=Window(5, 1)),
+    ],
+)
+def test_a_window_too_extreme_for_float_pixels_is_an_error(display):
+    with pytest.raises(InputError) as raised:
+        preprocess(np.zeros((20, 20), np.float32), display=display, size=(20, 20))
+    assert raised.value.code == "input.unsupported"
+
+
+def test_a_steep_sigmoid_on_float_pixels():
+    pixels = np.random.default_rng(0).uniform(-10, 10, (20, 20)).astype(np.float32)
+    display = Display(voi=Window(0, 1e-12, "SIGMOID"))
+    tensor, _ = preprocess(pixels, display=display, size=(20, 20))
+    np.testing.assert_allclose(tensor, display(pixels), atol=TOLERANCE)
+
+
+def test_threads_that_cannot_start_are_done_without():
+    code = """
+import resource, numpy as np
+from ptxsdk import Display, Window
+from ptxsdk.ops import preprocess_into
+pixels, target = np.zeros((2000, 2000), np.uint8), np.empty((512, 512), np.float32)
+display = Display(voi=Window(0, 200))
+preprocess_into(target, pixels, display=display, threads=1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
+preprocess_into(target, pixels, display=display, threads=200)
+print(float(target.min()), float(target.max()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    low, high = (float(value) for value in run.stdout.split())
+    assert low == high == pytest.approx(100 / 199, abs=1e-5)
 
 
 def test_strides_of_every_kind_read_the_same_film():
