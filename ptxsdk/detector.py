@@ -30,7 +30,7 @@ _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual d
 class Detector:
     """Detects and localizes pneumothorax on frontal chest radiographs.
 
-    Loading, warm-up and the self-test happen in the constructor, so that the first film is as fast as any.
+    Loading, warm-up and the self-test happen in the constructor: the first film waits for none of them.
     One detector may be called from many threads: calls wait for each other.  For parallel use, give every thread
     a `clone`, which shares the engine and the compiled network: films are then read, preprocessed and aggregated
     side by side, while the network, compiled for the latency of one film, gives all cores to one film at a time.
