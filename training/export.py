@@ -1,0 +1,383 @@
+"""Export a run: ``python -m training.export RUNDIR --data DIR --out model.ptxengine``.
+
+The averaged weights become an ONNX network of standard operators, which is checked against PyTorch in onnxruntime and
+in OpenVINO. With the run's ``metrics.json`` and golden vectors from held-out films it becomes an engine file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.data import Film, read_gray, sdk_preprocess
+from training.evaluate import METRICS, Choices, Predictions, onnx_predictor
+from training.model import INPUT_MEAN, INPUT_STD, ClaSegNet
+from training.train import BEST, TrainConfig, load_average, prepare
+
+if TYPE_CHECKING:
+    from ptxsdk.manifest import DataSource, Golden, Manifest, MeasuredPoint, Metric
+
+logger = logging.getLogger(__name__)
+
+OPSET = 18
+ONNX_TOLERANCE = 1e-4
+INTENDED_USE = (
+    "Research and integration; not a medical device. Finds signs of pneumothorax on frontal chest radiographs of "
+    "adults and shows where they are. A film that is not flagged is not thereby free of pneumothorax. Trained and "
+    "measured on one hospital's films, most of them from the public ChestX-ray14; not validated for clinical use."
+)
+
+NIH_CREDIT = (
+    "NIH Clinical Center; Wang et al., ChestX-ray8, CVPR 2017. Boxes by NIH, expert labels by Majkowska et al., "
+    "Radiology 2020, masks and radiologist labels of the SIIM-ACR Pneumothorax Segmentation challenge 2019"
+)
+SIIM_CREDIT = (
+    "films by the NIH Clinical Center (ChestX-ray14); labels and masks predicted by a challenge team's ensemble"
+)
+COVID_CREDIT = "GeneralBlockchain covid-19-chest-xray-segmentations-dataset and the sources of its films"
+
+SOURCES = {
+    "nih": (
+        "NIH ChestX-ray14",
+        NIH_CREDIT,
+        "films: free use with credit and citation; SIIM-ACR masks: research use",
+    ),
+    "siim2": (
+        "SIIM-ACR Pneumothorax Segmentation 2019, stage 2 films",
+        SIIM_CREDIT,
+        "films: free use with credit and citation; predicted masks: research use",
+    ),
+    "covid-seg": (
+        "GeneralBlockchain COVID-19 chest X-ray segmentation set",
+        COVID_CREDIT,
+        "outlines: CC BY 4.0; films: under their own terms",
+    ),
+}
+"""Name, credit and licence of every set the manifest can hold."""
+
+GOLDEN_CREDIT = "NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017), film {film}; free use with credit"
+
+
+class _Network(nn.Module):
+    """The network with plain outputs, in the order and under the names of the engine format."""
+
+    def __init__(self, network: ClaSegNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return patch logits and mask logits."""
+        output = self.network(image)
+        return output.patch_logits, output.mask_logits
+
+
+def export_onnx(network: ClaSegNet, path: Path) -> float:
+    """Write a network as ONNX and hold it against PyTorch.
+
+    Input ``image`` (1, 1, S, S) float32, outputs ``patch_logits`` (1, P, P) and ``mask_logits`` (1, S, S) float32,
+    weights inside the file, standard operators only.
+
+    Returns
+    -------
+    float
+        Largest difference between onnxruntime and PyTorch on a random film, relative where a logit is above 1.
+
+    Raises
+    ------
+    ValueError
+        The file holds other than standard operators, or onnxruntime or OpenVINO computes something else.
+    """
+    wrapped = _Network(network.cpu().to(memory_format=torch.contiguous_format)).eval()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, network.size, network.size, generator=generator) * 2 - 1
+    program = torch.onnx.export(
+        wrapped,
+        (image,),
+        input_names=["image"],
+        output_names=["patch_logits", "mask_logits"],
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    if program is None:
+        raise ValueError("PyTorch's exporter gave nothing back")
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model, full_check=True)
+    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    if foreign or model.functions:
+        raise ValueError(f"the network holds operators of {sorted(foreign) or 'local functions'}")
+    path.write_bytes(model.SerializeToString())
+
+    with torch.inference_mode():
+        wanted = [output.numpy() for output in wrapped(image)]
+    error = _largest_error(wanted, onnx_predictor(path)(image.numpy()))
+    if error > ONNX_TOLERANCE:
+        raise ValueError(f"onnxruntime differs from PyTorch by {error:.2g}")
+    in_openvino = _largest_error(wanted, _run_openvino(path, image.numpy()))
+    if in_openvino > 10 * ONNX_TOLERANCE:
+        raise ValueError(f"OpenVINO differs from PyTorch by {in_openvino:.2g}")
+    logger.info("ONNX: %d bytes, differences %.2g, in OpenVINO %.2g", path.stat().st_size, error, in_openvino)
+    return error
+
+
+def export_engine(
+    onnx_path: Path,
+    report: dict[str, Any],
+    config: TrainConfig,
+    films: Sequence[Film],
+    data: Path,
+    out: Path,
+    *,
+    name: str = "clasegnet",
+    version: str = "0.1.0",
+) -> None:
+    """Write the engine file: network, manifest and golden vectors.
+
+    Parameters
+    ----------
+    onnx_path : Path
+        The network, as `export_onnx` wrote it.
+    report : dict
+        What ``metrics.json`` holds.
+    config : TrainConfig
+        How the network was trained.
+    films : sequence of Film
+        Films to take golden vectors from: held out, with a source that may be passed on with credit.
+    data : Path
+        Folder the films' paths start from.
+    out : Path
+        The engine file.
+    name, version : str
+        Of the model.
+    """
+    from ptxsdk import __version__
+    from ptxsdk import manifest as parts
+    from ptxsdk.engine import write_engine
+
+    choices = Choices.from_dict(report["choices"])
+    golden, arrays = make_golden(onnx_path, choices, films, data, config.size)
+    side, grid = (config.size, config.size), (config.grid, config.grid)
+    validation = report["validation"]["films"]["films"]
+    manifest: Manifest = parts.Manifest(
+        name=name,
+        version=version,
+        created=dt.datetime.now(dt.timezone.utc).date().isoformat(),
+        intended_use=INTENDED_USE,
+        input=parts.InputSpec(size=side, mean=INPUT_MEAN, std=INPUT_STD),
+        outputs=parts.OutputSpec(patch_logits=parts.PatchOutput(grid=grid), mask_logits=parts.MaskOutput(size=side)),
+        aggregation=parts.Aggregation(**asdict(choices.aggregation)),
+        regions=parts.RegionRules(**asdict(choices.regions)),
+        calibration=parts.Calibration(
+            scale=choices.calibration.scale, bias=choices.calibration.bias, data=VALIDATION, n=validation
+        ),
+        operating_points=operating_points(report),
+        default_operating_point="balanced",
+        metrics=(*metrics_of(report["validation"], VALIDATION), *metrics_of(report["test"], TEST)),
+        provenance=parts.Provenance(
+            training_data=training_data(report),
+            code_version=f"ptxsdk {__version__}",
+            command=command_of(config),
+            seed=config.seed,
+        ),
+        networks={"fp32": parts.Network(entry="network/fp32.onnx")},
+        golden=golden,
+    )
+    engine = write_engine(out, manifest, arrays | {"network/fp32.onnx": onnx_path.read_bytes()})
+    logger.info("%s: %d bytes, SHA-256 %s", out.name, out.stat().st_size, engine.sha256)
+
+
+UNKNOWN = (
+    "held-out patients may recur unrecognised among the training films that carry no patient id; those that look "
+    "alike were removed"
+)
+VALIDATION = f"validation: NIH films labelled by radiologists, patients held out, choices made here; {UNKNOWN}"
+TEST = f"test: NIH films labelled by radiologists, patients held out, nothing chosen here; {UNKNOWN}"
+
+
+def operating_points(report: dict[str, Any]) -> tuple[MeasuredPoint, ...]:
+    """Return the operating points with what the test films say of them, for they were chosen on validation."""
+    from ptxsdk import manifest as parts
+
+    return tuple(
+        parts.MeasuredPoint(
+            name=point,
+            threshold=measured["threshold"],
+            sensitivity=parts.Estimate(**measured["sensitivity"]),
+            specificity=parts.Estimate(**measured["specificity"]),
+            data=TEST,
+        )
+        for point, measured in report["test"]["operating_points"].items()
+    )
+
+
+def metrics_of(measured: dict[str, Any], data: str) -> list[Metric]:
+    """Return every measure with an interval of one set of films."""
+    from ptxsdk import manifest as parts
+
+    flat = measured["classification"] | measured["localization"]
+    for point, rates in measured["operating_points"].items():
+        flat |= {f"{rate}_at_{point}": value for rate, value in rates.items()}
+    return [
+        parts.Metric(name=name, data=data, **value)
+        for name, value in flat.items()
+        if isinstance(value, dict) and value.keys() == {"value", "low", "high", "n"}
+    ]
+
+
+def training_data(report: dict[str, Any]) -> tuple[DataSource, ...]:
+    """Return the sets the network was trained on, with credit."""
+    from ptxsdk import manifest as parts
+
+    found = []
+    for origin, count in report["data"]["train_by_origin"].items():
+        title, credit, licence = SOURCES[origin]
+        found.append(parts.DataSource(name=title, n=count, credit=credit, licence=licence))
+    return tuple(found)
+
+
+def command_of(config: TrainConfig) -> str:
+    """Return the command that trains with this configuration; folders are left to the reader."""
+    default = TrainConfig()
+    changed = {key: value for key, value in asdict(config).items() if value != getattr(default, key)}
+    options = [
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for key, value in changed.items()
+        if key != "pretrained"
+    ]
+    return " ".join(["python -m training.train --data DIR --out RUNDIR", *options])
+
+
+def make_golden(
+    onnx_path: Path, choices: Choices, films: Sequence[Film], data: Path, size: int
+) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
+    """Make golden vectors from three films: a sure positive, one at the threshold, a sure negative.
+
+    Inputs pass through the SDK's preprocessing from the stored pixels, as they will on the device.
+
+    Returns
+    -------
+    tuple of Golden
+        What the manifest says of them.
+    dict of str to bytes
+        Their arrays by entry name.
+    """
+    from ptxsdk import manifest as parts
+    from ptxsdk.engine import npy_bytes
+
+    run = onnx_predictor(onnx_path)
+    results = []
+    for film in films:
+        pixels = read_gray(data / film.image)
+        image, _ = sdk_preprocess(pixels, size, mean=INPUT_MEAN, std=INPUT_STD)
+        predictions = Predictions(*run(image[None, None]))
+        results.append((film, pixels, predictions, float(choices.probabilities(predictions)[0])))
+    positives = [result for result in results if result[0].label]
+    edge = choices.operating_points[0].threshold
+    chosen = [
+        max(positives, key=lambda result: result[3]),
+        min(positives, key=lambda result: abs(result[3] - edge)),
+        min((result for result in results if not result[0].label), key=lambda result: result[3]),
+    ]
+    golden: list[Golden] = []
+    arrays: dict[str, bytes] = {}
+    for film, pixels, predictions, probability in chosen:
+        stem = Path(film.image).stem.lower()
+        vector = parts.Golden(
+            name=f"nih-{stem}",
+            pixels=f"golden/{stem}.pixels.npy",
+            patch_logits=f"golden/{stem}.patch.npy",
+            mask_logits=f"golden/{stem}.mask.npy",
+            probability=probability,
+            credit=GOLDEN_CREDIT.format(film=Path(film.image).stem),
+            tolerance={
+                "fp32": parts.Tolerance(logits=0.05, probability=0.005),
+                "bf16": parts.Tolerance(logits=2.0, probability=0.05),
+            },
+        )
+        golden.append(vector)
+        arrays |= {
+            vector.pixels: npy_bytes(pixels),
+            vector.patch_logits: npy_bytes(predictions.patch_logits[0].astype(np.float32)),
+            vector.mask_logits: npy_bytes(predictions.mask_logits[0].astype(np.float16)),
+        }
+    return tuple(golden), arrays
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export",
+        description="Export a run as an engine file, or as an ONNX network alone.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUNDIR", help="folder of the run, with metrics.json unless --onnx-only")
+    add("--out", type=Path, required=True, help="file to write; the ONNX network is written beside an engine")
+    add("--data", type=Path, help="folder with manifest.csv, for the golden vectors")
+    add("--cache", type=Path, help="folder of preprocessed films; RUNDIR/cache when not given")
+    add("--checkpoint", default=BEST, help="best.pt for the weights that validated best, checkpoint.pt for the last")
+    add("--metrics", type=Path, help="report of training.evaluate; RUNDIR/metrics.json when not given")
+    add("--onnx-only", action="store_true", help="write the ONNX network to OUT and nothing else")
+    add("--name", default="clasegnet", help="name of the model")
+    add("--version", default="0.1.0", help="version of the model")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if not options.onnx_only and options.data is None:
+        parser.error("an engine needs --data, for its golden vectors")
+    network, config = load_average(options.run, checkpoint=options.checkpoint)
+    onnx_path = options.out if options.onnx_only else options.out.with_suffix(".onnx")
+    export_onnx(network, onnx_path)
+    if options.onnx_only:
+        return
+    report = json.loads((options.metrics or options.run / METRICS).read_text())
+    _, split = prepare(options.data, options.cache or options.run / "cache", config)
+    films = [film for film in split.test if film.origin == "nih" and (film.mask or not film.label)]
+    export_engine(
+        onnx_path, report, config, films, options.data, options.out, name=options.name, version=options.version
+    )
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out what names the exporting machine: stack traces, documentation, metadata."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _largest_error(wanted: Iterable[NDArray[np.float32]], found: Iterable[NDArray[np.floating]]) -> float:
+    """Return the largest difference of logits, relative where they are above 1."""
+    return max(float((np.abs(a - b) / np.maximum(1, np.abs(a))).max()) for a, b in zip(wanted, found, strict=True))
+
+
+def _run_openvino(path: Path, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Run a network once in OpenVINO on the CPU, in float32."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    result = compiled(image)
+    return [result[name] for name in ("patch_logits", "mask_logits")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Measures of classification and localization, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+
+Floats = NDArray[np.floating]
+Flags = NDArray[np.bool_]
+
+_Z95 = float(norm.ppf(0.975))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A value with its 95 % interval and the number of films it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain types."""
+        return asdict(self)
+
+
+def wilson(hits: int, n: int) -> Measured:
+    """Return a proportion with its Wilson 95 % interval.
+
+    Raises
+    ------
+    ValueError
+        `n` is 0.
+    """
+    if n == 0:
+        raise ValueError("a proportion of nothing")
+    share = hits / n
+    centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n))
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return Measured(value=share, low=low, high=high, n=n)
+
+
+def auc(labels: Flags, scores: Floats) -> float:
+    """Return the area under the ROC curve: the chance that a positive scores above a negative, ties half."""
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if not positives or not negatives:
+        return math.nan
+    return float((rankdata(scores)[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(labels: Flags, scores: Floats) -> float:
+    """Return the mean precision over the positives, in order of falling score; ties are cut together."""
+    thresholds, inverse = np.unique(-scores, return_inverse=True)
+    hits = np.cumsum(np.bincount(inverse, labels, thresholds.size))
+    called = np.cumsum(np.bincount(inverse, minlength=thresholds.size))
+    if hits[-1] == 0:
+        return math.nan
+    return float((np.diff(hits, prepend=0) * hits / called).sum() / hits[-1])
+
+
+def brier(labels: Flags, probabilities: Floats) -> float:
+    """Return the mean squared difference of probability and outcome."""
+    return float(np.mean((probabilities - labels) ** 2))
+
+
+def expected_calibration_error(labels: Flags, probabilities: Floats, bins: int = 15) -> float:
+    """Return the mean gap of probability and frequency over bins of equal mass, weighed by their films."""
+    order = np.argsort(probabilities, kind="stable")
+    gaps = [
+        part.size * abs(float(probabilities[part].mean()) - float(labels[part].mean()))
+        for part in np.array_split(order, bins)
+        if part.size
+    ]
+    return float(sum(gaps) / labels.size)
+
+
+def dice(found: Flags, truth: Flags) -> float:
+    """Return twice the overlap over the sum of two masks of one shape; 1 where both are empty."""
+    total = int(found.sum()) + int(truth.sum())
+    return 2.0 * int((found & truth).sum()) / total if total else 1.0
+
+
+def bootstrap(
+    measure: Callable[[NDArray[np.intp]], float],
+    groups: Sequence[Hashable],
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Measured:
+    """Measure something on all films, with a percentile bootstrap that draws patients, not films.
+
+    Parameters
+    ----------
+    measure : callable
+        Indices of films to a number; NaN where it is not defined on a draw.
+    groups : sequence of hashable
+        Whose film each is; the films of one patient are drawn together.
+    replicates, seed : int
+        Draws, and the seed of them.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    owned = [np.array(indices, np.intp) for indices in members.values()]
+    rng = np.random.default_rng(seed)
+    draws = [
+        measure(np.concatenate([owned[index] for index in rng.integers(0, len(owned), len(owned))]))
+        for _ in range(replicates)
+    ]
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    value = measure(np.arange(len(groups)))
+    return Measured(value=value, low=min(value, float(low)), high=max(value, float(high)), n=len(groups))
