@@ -156,6 +156,13 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
         ("intended use", manifest.intended_use),
     ]
     _table(console, "", ("", ""), rows)
+    notes: list[str] = []
+
+    def note(text: str) -> str:
+        if text not in notes:
+            notes.append(text)
+        return f"({notes.index(text) + 1})"
+
     _table(
         console,
         "operating points",
@@ -166,7 +173,7 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
                 f"{point.threshold:.3f}",
                 _interval(point.sensitivity),
                 _interval(point.specificity),
-                point.data,
+                note(point.data),
             )
             for point in manifest.operating_points
         ],
@@ -175,8 +182,10 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
         console,
         "metrics",
         ("name", "value (95 %)", "data"),
-        [(metric.name, _interval(metric), metric.data) for metric in manifest.metrics],
+        [(metric.name, _interval(metric), note(metric.data)) for metric in manifest.metrics],
     )
+    for number, text in enumerate(notes, 1):
+        console.print(f"({number}) {_escaped(text)}", highlight=False)
     _table(
         console,
         "training data",

@@ -346,10 +346,10 @@ class Detector:
         )
 
     def _shown(self, geometry: Geometry) -> npt.NDArray[np.float32]:
-        """Display values of the film for the gate, sampled to some 150 pixels a side: it judges coarse features."""
+        """Display values of the film for the gate, sampled to some 70 pixels a side: it judges coarse features."""
         contract = self._engine.manifest.input
         x0, y0, x1, y1 = geometry.content
-        step = max(1, min(y1 - y0, x1 - x0) // 128)
+        step = max(1, min(y1 - y0, x1 - x0) // 64)
         sample: npt.NDArray[np.float32] = self._backend.input[y0:y1:step, x0:x1:step] * contract.std + contract.mean
         return sample
 

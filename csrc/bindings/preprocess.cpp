@@ -34,7 +34,6 @@ Isa isa_of(const std::string& name) {
     if (name == "best") return Isa::best;
     if (name == "baseline") return Isa::baseline;
     if (name == "x86-64-v3") return Isa::x86_64_v3;
-    if (name == "x86-64-v4") return Isa::x86_64_v4;
     throw py::value_error("unknown instruction set " + name);
 }
 
@@ -42,8 +41,6 @@ std::string name_of(Isa isa) {
     switch (isa) {
         case Isa::x86_64_v3:
             return "x86-64-v3";
-        case Isa::x86_64_v4:
-            return "x86-64-v4";
         case Isa::baseline:
             return "baseline";
         case Isa::best:

@@ -40,6 +40,13 @@ std::uint16_t to_half(float value) {
     return static_cast<std::uint16_t>(sign | (rounded >> 13));
 }
 
+// The source rows or columns that one target pixel covers: `first` with weight `first_weight`, then `whole`
+// more, then one with weight `last_weight` (zero: there is none).
+struct Span {
+    int first, whole;
+    float first_weight, last_weight;
+};
+
 // Splits [0, source) into `count` equal parts; exact integer arithmetic, weights in source pixels.
 std::vector<Span> make_spans(int source, int count) {
     std::vector<Span> spans(static_cast<std::size_t>(count));
@@ -47,18 +54,35 @@ std::vector<Span> make_spans(int source, int count) {
         const std::int64_t begin = j * source, end = begin + source;  // in units of 1 / count source pixels
         const std::int64_t first = begin / count, last = (end - 1) / count;
         Span& span = spans[static_cast<std::size_t>(j)];
-        span.first = static_cast<std::int32_t>(first);
+        span.first = static_cast<int>(first);
         if (first == last) {
             span.whole = 0;
             span.first_weight = static_cast<float>(source) / static_cast<float>(count);
             span.last_weight = 0;
         } else {
-            span.whole = static_cast<std::int32_t>(last - first - 1);
+            span.whole = static_cast<int>(last - first - 1);
             span.first_weight = static_cast<float>((first + 1) * count - begin) / static_cast<float>(count);
             span.last_weight = static_cast<float>(end - last * count) / static_cast<float>(count);
         }
     }
     return spans;
+}
+
+Taps make_taps(const std::vector<Span>& spans) {
+    int widest = 1;
+    for (const Span& span : spans) widest = std::max(widest, span.whole + 2);
+    Taps taps;
+    taps.width = (static_cast<std::size_t>(widest) + kLanes - 1) / kLanes * kLanes;
+    taps.weights.assign(taps.width * spans.size(), 0.0f);
+    float* weights = taps.weights.data();
+    for (const Span& span : spans) {
+        taps.first.push_back(span.first);
+        weights[0] = span.first_weight;
+        std::fill_n(weights + 1, span.whole, 1.0f);
+        weights[span.whole + 1] = span.last_weight;
+        weights += taps.width;
+    }
+    return taps;
 }
 
 const RowKernels& kernels_for(Isa isa) {
@@ -68,7 +92,6 @@ const RowKernels& kernels_for(Isa isa) {
         throw std::invalid_argument("this CPU or build lacks the instruction set");
 #if defined(__x86_64__)
     if (isa == Isa::x86_64_v3) return rows_x86_64_v3;
-    if (isa == Isa::x86_64_v4) return rows_x86_64_v4;
 #endif
     return rows_baseline;
 }
@@ -104,12 +127,13 @@ int table_index(T value) {
 // What one thread needs to turn source rows into target rows.
 class RowWorker {
   public:
-    RowWorker(const SourceImage& source, const PreprocessParameters& parameters)
+    RowWorker(const SourceImage& source, const PreprocessParameters& parameters, const Taps& columns)
         : source_(source),
           parameters_(parameters),
+          columns_(columns),
           kernels_(kernels_for(parameters.isa)),
           packed_(is_packed(source)),
-          sums_(static_cast<std::size_t>(source.columns) + 1, 0.0f),
+          sums_(static_cast<std::size_t>(source.columns) + columns.width, 0.0f),
           scratch_(packed_ ? 0 : static_cast<std::size_t>(source.columns) * size_of(source.type)) {
         if (source.type == StoredType::f32)
             ramp_ = make_float_ramp(parameters.low, parameters.high);
@@ -137,9 +161,8 @@ class RowWorker {
         return false;
     }
 
-    void gather(const std::vector<Span>& spans, float* out) const {
-        kernels_.gather(sums_.data(), spans.data(), spans.size(), out);
-    }
+    // The sum of the rows added over the columns of each target pixel.
+    void gather(float* out) const { kernels_.gather(sums_.data(), columns_, out); }
 
     // From the mean of a target pixel's contributions to its display value.
     float display(float mean) const {
@@ -202,10 +225,11 @@ class RowWorker {
 
     const SourceImage& source_;
     const PreprocessParameters& parameters_;
+    const Taps& columns_;
     const RowKernels& kernels_;
     Ramp ramp_{};
     bool packed_;
-    std::vector<float> sums_;  // one more than there are columns: see Span
+    std::vector<float> sums_;
     std::vector<std::byte> scratch_;
 };
 
@@ -248,10 +272,6 @@ std::vector<Isa> usable_isas() {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
         __builtin_cpu_supports("bmi")) {
         isas.push_back(Isa::x86_64_v3);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl"))
-            isas.push_back(Isa::x86_64_v4);
     }
 #endif
     return isas;
@@ -260,10 +280,10 @@ std::vector<Isa> usable_isas() {
 bool preprocess(const SourceImage& source, const TargetTensor& target, const Content& content,
                 const PreprocessParameters& parameters) {
     check(source, target, content, parameters);
-    const std::vector<Span> columns = make_spans(source.columns, content.x1 - content.x0);
+    const Taps columns = make_taps(make_spans(source.columns, content.x1 - content.x0));
     const std::vector<Span> rows = make_spans(source.rows, content.y1 - content.y0);
     const float inverse_area =
-        static_cast<float>(static_cast<double>(columns.size()) * static_cast<double>(rows.size()) /
+        static_cast<float>(static_cast<double>(columns.first.size()) * static_cast<double>(rows.size()) /
                            (static_cast<double>(source.columns) * source.rows));
     const float inverse_std = 1.0f / parameters.std;
     const float padding = (0.0f - parameters.mean) * inverse_std;
@@ -273,8 +293,8 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
     // time.
     std::atomic<int> next_row{0};
     const auto run = [&] {
-        RowWorker worker(source, parameters);
-        std::vector<float> means(columns.size());
+        RowWorker worker(source, parameters, columns);
+        std::vector<float> means(columns.first.size());
         const std::vector<float> empty(static_cast<std::size_t>(target.columns), padding);
         std::vector<float> line = empty;
         for (int begin = next_row.fetch_add(kRowsPerBlock); begin < target.rows && finite;
@@ -293,7 +313,7 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
                     finite = false;
                     return;
                 }
-                worker.gather(columns, means.data());
+                worker.gather(means.data());
                 for (std::size_t j = 0; j < means.size(); ++j)
                     line[static_cast<std::size_t>(content.x0) + j] =
                         (worker.display(means[j] * inverse_area) - parameters.mean) * inverse_std;

@@ -20,7 +20,7 @@ namespace ptxsdk {
 enum class StoredType { u8, u16, i16, f32 };
 enum class TensorType { f32, f16 };
 enum class Transfer { linear, sigmoid, table };
-enum class Isa { best, baseline, x86_64_v3, x86_64_v4 };
+enum class Isa { best, baseline, x86_64_v3 };
 
 // Half-open rectangle of the target that the film fills.
 struct Content {

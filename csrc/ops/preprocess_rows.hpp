@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace ptxsdk {
 
@@ -13,11 +14,15 @@ struct Ramp {
     float low, high;
 };
 
-// The columns that one target pixel covers: `first` with weight `first_weight`, then `whole` columns, then
-// one more with weight `last_weight` (zero where there is none; reading it is always safe).
-struct Span {
-    std::int32_t first, whole;
-    float first_weight, last_weight;
+// The columns that each target pixel covers: `width` weights from column `first[j]` on, the last of them
+// zero.  The width is the same for all and a multiple of kLanes, so that the loop over it neither branches on
+// data nor has a tail.
+constexpr std::size_t kLanes = 8;
+
+struct Taps {
+    std::vector<std::int32_t> first;
+    std::vector<float> weights;  // width of them for every target pixel
+    std::size_t width = 0;
 };
 
 struct RowKernels {
@@ -27,14 +32,14 @@ struct RowKernels {
     void (*ramp_i16)(const std::int16_t*, std::size_t, float weight, const Ramp&, bool fresh, float* sums);
     // Returns false when a value is not finite.
     bool (*ramp_f32)(const float*, std::size_t, float weight, const Ramp&, bool fresh, float* sums);
-    // out[j] = the weighted sum of `sums` over spans[j].
-    void (*gather)(const float* sums, const Span* spans, std::size_t count, float* out);
+    // out[j] = the weighted sum of `sums` over the taps of j; sums holds taps.width more zeros than there are
+    // columns.
+    void (*gather)(const float* sums, const Taps& taps, float* out);
 };
 
 extern const RowKernels rows_baseline;
 #if defined(__x86_64__)
 extern const RowKernels rows_x86_64_v3;
-extern const RowKernels rows_x86_64_v4;
 #endif
 
 }  // namespace ptxsdk
