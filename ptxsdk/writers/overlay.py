@@ -105,9 +105,8 @@ def _draw_region(picture: Canvas, region: Region, scale: tuple[float, float], un
         cv2.polylines(picture, [points], True, colour, _stroke(width), cv2.LINE_AA, _SUBPIXEL_BITS)
     for colour, width in ((_DARK, 2.0 * unit), (_OUTLINE, 0.8 * unit)):
         cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, _stroke(width))
-    label = region.side or "side unknown"
-    if region.area_mm2 is not None:
-        label += f"  {region.area_mm2 / 100:.0f} cm2"
+    area = "" if region.area_mm2 is None else f"  {region.area_mm2 / 100:.0f} cm2"
+    label = f"{region.side or 'side unknown'}{area}"
     size = 0.6 * unit
     (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, size, _stroke(unit))
     gap = round(6 * unit)
