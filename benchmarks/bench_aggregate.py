@@ -7,19 +7,16 @@ by cv2.findContours, the noisy-OR in numpy.  The ways are timed in turns; the ta
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from measure import Measurement, interleaved, print_table, write_json
 
 from ptxsdk.geometry import Geometry
-from ptxsdk.ops.aggregate import aggregate, mask_probability
+from ptxsdk.ops.aggregate import Aggregate, aggregate, mask_probability
 
 HIGH, LOW, MIN_AREA = 0.75, 0.3, 20
 FILM = (2544, 3056)
@@ -71,79 +68,53 @@ def by_hand(patch: np.ndarray, mask: np.ndarray, geometry: Geometry) -> tuple[fl
     return logit, sorted(regions, key=lambda region: -region[0])  # type: ignore[operator]
 
 
-def timed(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of each way, run in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = perf_counter()
-            way()
-            taken[name].append(1e3 * (perf_counter() - start))
-    return {name: statistics.median(times[len(times) // 10 :]) for name, times in taken.items()}
-
-
-def bench(size: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Time every way on every map of `size`; first see that they agree."""
+def ways(size: int, mask: npt.NDArray[np.float32]) -> dict[str, Callable[[], object]]:
+    """Every way to treat one map, after seeing that ours and the hand-written one agree."""
     geometry = Geometry.fit(FILM, (size, size))
     patch = np.random.default_rng(1).normal(-4, 1, (size // 32, size // 32)).astype(np.float32)
-    results = {}
-    for name, mask in maps(size).items():
 
-        def ours(mask: np.ndarray = mask, *, want_outlines: bool = True) -> object:
-            return aggregate(
-                patch, mask, geometry=geometry, method="noisy_or", high=HIGH, low=LOW, min_area=MIN_AREA,
-                columns_toward="left", want_outlines=want_outlines,
-            )  # fmt: skip
+    def ours(*, want_outlines: bool = True) -> Aggregate:
+        return aggregate(
+            patch,
+            mask,
+            geometry=geometry,
+            method="noisy_or",
+            high=HIGH,
+            low=LOW,
+            min_area=MIN_AREA,
+            columns_toward="left",
+            want_outlines=want_outlines,
+        )
 
-        logit, regions = by_hand(patch, mask, geometry)
-        found = ours()
-        assert abs(found.logit - logit) < 1e-9 * max(1, abs(logit))  # type: ignore[attr-defined]
-        assert len(found.regions) == len(regions)  # type: ignore[attr-defined]
-        results[name] = {
-            "regions": len(regions),
-            **timed(
-                {
-                    "aggregate": ours,
-                    "no outlines": lambda ours=ours: ours(want_outlines=False),
-                    "by hand": lambda mask=mask: by_hand(patch, mask, geometry),
-                    "read once": lambda mask=mask: mask.sum(),
-                    "probability": lambda mask=mask: mask_probability(mask),
-                    "numpy sigmoid": lambda mask=mask: 1 / (1 + np.exp(-mask)),
-                },
-                repeats,
-            ),
-        }
-    return results
+    logit, regions = by_hand(patch, mask, geometry)
+    assert abs(ours().logit - logit) < 1e-9 * max(1, abs(logit))
+    assert len(ours().regions) == len(regions)
+    return {
+        "aggregate": ours,
+        "without outlines": lambda: ours(want_outlines=False),
+        "by hand": lambda: by_hand(patch, mask, geometry),
+        "one read (np.sum)": lambda: mask.sum(),
+        "mask_probability": lambda: mask_probability(mask),
+        "numpy sigmoid": lambda: 1 / (1 + np.exp(-mask)),
+    }
 
 
 def main() -> None:
+    """Run, check that both agree, print ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, nargs="+", default=[512, 1024], help="sides of the map")
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    results = {size: bench(size, options.repeats) for size in options.size}
-    columns = ("aggregate", "no outlines", "by hand", "read once", "probability", "numpy sigmoid")
-    for size, by_map in results.items():
-        print(f"\n{size} x {size} map, one thread, median ms")
-        print(f"{'map':18} regions " + " ".join(f"{column:>13}" for column in columns) + "   by hand/ours  ours/read")
-        for name, row in by_map.items():
-            print(
-                f"{name:18} {row['regions']:7} "
-                + " ".join(f"{row[column]:13.3f}" for column in columns)
-                + f" {row['by hand'] / row['aggregate']:14.1f} {row['aggregate'] / row['read once']:10.1f}"
-            )
+    report: dict[str, Measurement] = {}
+    for size in options.size:
+        for name, mask in maps(size).items():
+            measured = interleaved(ways(size, mask), options.repeats)
+            print_table(f"\n{size} x {size} map, {name}, one thread", list(measured.items()), measured["aggregate"])
+            report |= {f"{size}, {name}: {way}": one for way, one in measured.items()}
     if options.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        }
-        options.json.write_text(json.dumps({"machine": machine, "unit": "ms", "results": results}, indent=2) + "\n")
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_a_steep_sigmoid_on_float_pixels():
     np.testing.assert_allclose(tensor, display(pixels), atol=TOLERANCE)
 
 
-def test_threads_that_cannot_start_are_done_without():
+def test_threads_that_cannot_start_are_done_without(tmp_path):
     code = """
 import resource, numpy as np
 from ptxsdk import Display, Window
@@ -167,7 +167,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20),) * 2)
 preprocess_into(target, pixels, display=display, threads=200)
 print(float(target.min()), float(target.max()))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     low, high = (float(value) for value in run.stdout.split())
     assert low == high == pytest.approx(100 / 199, abs=1e-5)

@@ -34,11 +34,11 @@ needs_htj2k_encoder = pytest.mark.skipif(
 )
 
 
-def test_importing_ptxsdk_readers_loads_neither_codecs_nor_pydicom():
+def test_importing_ptxsdk_readers_loads_neither_codecs_nor_pydicom(tmp_path):
     script = (
         "import sys, ptxsdk.readers; print(sorted({'pydicom', 'imagecodecs', 'cv2', 'highdicom'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
