@@ -866,9 +866,9 @@ def test_signing_refuses_what_is_no_key_or_no_engine(tmp_path: Path) -> None:
 # --- the house ---
 
 
-def test_import_needs_numpy_and_the_standard_library_only() -> None:
+def test_import_needs_numpy_and_the_standard_library_only(tmp_path: Path) -> None:
     code = "import sys, ptxsdk.engine; print(*{name.split('.')[0] for name in sys.modules})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert not {"cryptography", "cv2", "openvino", "pydicom", "onnxruntime"} & set(found.stdout.split())
     assert "numpy" in found.stdout.split()
 
