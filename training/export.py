@@ -303,10 +303,8 @@ def make_golden(
             mask_logits=f"golden/{stem}.mask.npy",
             probability=probability,
             credit=GOLDEN_CREDIT.format(film=Path(film.image).stem),
-            tolerance={
-                "fp32": parts.Tolerance(logits=0.05, probability=0.005),
-                "bf16": parts.Tolerance(logits=2.0, probability=0.05),
-            },
+            # None for bf16, so no device runs the network in it: single films moved by up to .08 of probability.
+            tolerance={"fp32": parts.Tolerance(logits=0.05, probability=0.005)},
         )
         golden.append(vector)
         arrays |= {
