@@ -1,0 +1,84 @@
+"""Backends: what they say of themselves, what precision they choose, and that each computes the network."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made import SIZE, make_engine, network_output, tiny_manifest
+
+from ptxsdk import BackendError, DetectorError, Engine, backends
+from ptxsdk.manifest import Tolerance
+
+
+def load(engine, backend, precision="auto", threads=0):
+    return backends.load(engine, backend=backend, device="cpu", precision=precision, threads=threads)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_engine):
+    return Engine.open(tiny_engine)
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_a_usable_backend_says_its_version(name):
+    usable, reason = backends.probe(name)
+    assert usable
+    assert name in reason
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_a_missing_runtime_is_a_reason_and_a_typed_error(name, opened, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    usable, reason = backends.probe(name)
+    assert not usable
+    assert "not installed" in reason
+    with pytest.raises(BackendError) as raised:
+        load(opened, name)
+    assert raised.value.code == "backend.unavailable"
+
+
+def test_an_unknown_backend():
+    with pytest.raises(DetectorError) as raised:
+        backends.probe("caffe")
+    assert raised.value.code == "detector.option"
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_the_network_is_computed_from_the_input_buffer(name, opened):
+    loaded = load(opened, name, "fp32")
+    for seed in range(3):
+        loaded.input[...] = np.random.default_rng(seed).uniform(-1, 1, (SIZE, SIZE))
+        expected = network_output(loaded.input)
+        for found, wanted in zip(loaded.infer(), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+    loaded.close()
+    loaded.close()
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_a_clone_has_buffers_of_its_own(name, opened):
+    first = load(opened, name, "fp32")
+    second = first.clone()
+    first.input[...], second.input[...] = 0.5, -0.5
+    (_, high), (_, low) = first.infer(), second.infer()
+    np.testing.assert_allclose(high, 30 * 0.5 - 22.2, atol=1e-4)
+    np.testing.assert_allclose(low, 30 * -0.5 - 22.2, atol=1e-4)
+
+
+def test_bf16_runs_only_where_engine_and_cpu_allow_it(tiny_network):
+    import openvino
+
+    native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    film = tiny_manifest().golden[0]
+    both = replace(
+        film, tolerance={"fp32": Tolerance(logits=0.05, probability=0.01), "bf16": Tolerance(logits=1, probability=0.1)}
+    )
+    allowed = Engine.open(make_engine(tiny_network, golden=(both,)))
+    stated = Engine.open(make_engine(tiny_network))
+    assert load(stated, "openvino").precision == "fp32"
+    assert load(allowed, "openvino").precision == ("bf16" if native else "fp32")
+    assert load(allowed, "openvino", "fp32").precision == "fp32"
+    assert load(allowed, "onnxruntime").precision == "fp32"
