@@ -46,6 +46,9 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 DEFAULT_ENGINE = "clasegnet.ptxengine"
 
+# How ONNX names a file of weights: a StringStringEntryProto whose key is "location".
+_EXTERNAL_WEIGHTS = b"\x0a\x08location\x12"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GoldenVector:
@@ -178,7 +181,10 @@ class Engine:
         if network is None:
             there = ", ".join(self.precisions)
             raise EngineError("engine.precision", f"no {precision!r} network in the engine, there is {there}")
-        return self._data[self._contents[network.entry]]
+        content = self._data[self._contents[network.entry]]
+        if _EXTERNAL_WEIGHTS in content:
+            raise EngineError("engine.corrupt", f"the {precision} network takes weights from outside the engine")
+        return content
 
     def golden(self) -> tuple[GoldenVector, ...]:
         """Return the golden vectors, for the self-test."""

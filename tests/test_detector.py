@@ -382,6 +382,21 @@ def test_a_network_that_breaks_its_contract(tiny_network, backend, change):
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_weights_outside_the_engine_are_refused(tiny_network, backend):
+    import onnx
+
+    def outside(graph):
+        gain = graph.initializer[0]
+        gain.ClearField("raw_data")
+        gain.data_location = onnx.TensorProto.EXTERNAL
+        gain.external_data.add(key="location", value="weights.bin")
+
+    with pytest.raises(EngineError) as raised:
+        Detector(make_engine(_change(tiny_network, outside)), backend=backend)
+    assert raised.value.code == "engine.corrupt"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_network_with_a_free_batch_axis_works(tiny_network, backend):
     def free(graph):
         for value in (*graph.input, *graph.output):

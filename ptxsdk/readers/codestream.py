@@ -181,12 +181,18 @@ def _next_segment(data: bytes, position: int) -> tuple[int, int, bytes]:
     return end, code, data[position + 4 : end]
 
 
+_MAX_SCANS = 64  # every scan of a progressive JPEG goes over the whole image
+
+
 def _end_of_jpeg(data: bytes) -> int:
     """Return the position of the End Of Image marker; scans and the tables between them are walked through."""
-    position, code = 2, 0
+    position, code, scans = 2, 0, 0
     while code != 0xD9:
         try:
             if code == 0xDA:
+                scans += 1
+                if scans > _MAX_SCANS:
+                    raise InputError("input.too_large", f"the JPEG has more than {_MAX_SCANS} scans")
                 match = _MARKER.search(data, position)
                 if match is None:
                     raise InputError("input.truncated", "the JPEG has no end marker")

@@ -88,6 +88,8 @@ def read_dicom(content: bytes) -> Radiograph:
     found = elements.split(content)
     header = _Header(found.dataset, little=found.little)
     pixels = found.pixels
+    if pixels is not None and pixels.encapsulated and found.syntax in NATIVE:
+        raise InputError("input.corrupt", "the pixel data are encapsulated, the transfer syntax is native")
     return _film(
         header,
         None if pixels is None else _Source(pixels.tag, pixels.vr, pixels.value, found.syntax, found.little, True),
@@ -547,8 +549,10 @@ def _estimated(
     padding: tuple[int, int] | None,
 ) -> Window:
     if modality_lut is None:
-        bounds = sorted(value * slope + intercept for value in estimate_window(pixels, padding=padding))
-        return Window.from_range(*bounds)
+        low, high = sorted(value * slope + intercept for value in estimate_window(pixels, padding=padding))
+        if not (math.isfinite(low) and math.isfinite(high) and high - low > 0):
+            raise InputError("input.corrupt", "the rescale leaves no difference between the pixels")
+        return Window.from_range(low, high)
     step = max(1, int(math.sqrt(pixels.size / 1e6)))
     sample = pixels[::step, ::step].astype(np.float64).ravel()
     if padding is not None:

@@ -19,7 +19,7 @@ from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Display, Radiograph, Window, estimate_window
 from ptxsdk.readers import codestream
 from ptxsdk.readers.codestream import DECODER_ERRORS
-from ptxsdk.readers.limits import check_size
+from ptxsdk.readers.limits import MAX_SIDE, check_size
 
 JPEG_CHROMA = 4
 """Largest difference of R, G and B, of 255, in a gray film saved as a colour JPEG: rounding of YCbCr, no more."""
@@ -218,6 +218,8 @@ def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
 
 def _check_tiff_extent(content: bytes, tags: dict[int, list[int]], size: int, *, plain: bool) -> None:
     tiled = 324 in tags
+    if any(side > MAX_SIDE for tag in (322, 323) for side in tags.get(tag, [])):
+        raise InputError("input.too_large", f"the TIFF has tiles of more than {MAX_SIDE} a side")
     offsets, counts = (tags.get(tag, []) for tag in ((324, 325) if tiled else (273, 279)))
     if not offsets or len(offsets) != len(counts):
         raise InputError("input.corrupt", "the TIFF does not say where its pixels are")

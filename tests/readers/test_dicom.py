@@ -780,3 +780,16 @@ def test_threads_read_without_warnings_or_mixing():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_encapsulated_pixels_under_a_native_syntax_are_corrupt():
+    pixels = film(bits=12)
+    file = encapsulated(dataset(pixels), pixels.tobytes(), uid.JPEGLSLossless)
+    renamed = file.replace(b"1.2.840.10008.1.2.4.80", b"1.2.840.10008.1.2.1\0\0\0")
+    assert renamed != file
+    assert code(read, renamed) == "input.corrupt"
+
+
+def test_a_rescale_that_leaves_nothing_is_corrupt():
+    ds = dataset(WindowCenter=None, WindowWidth=None, RescaleSlope="1e-11", RescaleIntercept="1e11")
+    assert code(read, content(ds)) == "input.corrupt"
