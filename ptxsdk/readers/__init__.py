@@ -57,6 +57,11 @@ def read(source: object, *, name: str | None = None) -> Radiograph:
         if name is None:
             raise
         raise InputError(error.code, f"{name}: {error.message}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the promise holds for content that no check foresaw
+        what = "the film" if name is None else name
+        raise InputError("input.corrupt", f"{what} contradicts itself ({type(error).__name__})") from error
 
 
 def _read(source: object) -> Radiograph:

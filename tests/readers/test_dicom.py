@@ -793,3 +793,9 @@ def test_encapsulated_pixels_under_a_native_syntax_are_corrupt():
 def test_a_rescale_that_leaves_nothing_is_corrupt():
     ds = dataset(WindowCenter=None, WindowWidth=None, RescaleSlope="1e-11", RescaleIntercept="1e11")
     assert code(read, content(ds)) == "input.corrupt"
+
+
+def test_a_dataset_with_values_of_a_wrong_type_is_corrupt():
+    ds = dataset()
+    ds.add_new(0x00283010, "US", 5)  # VOI LUT Sequence
+    assert code(read, ds) == "input.corrupt"
