@@ -319,3 +319,18 @@ def test_messages_use_the_given_name_and_no_path(tmp_path):
     with pytest.raises(InputError, match=r"^film 7: ") as caught:
         read(tmp_path / "Doe^Jane.dcm", name="film 7")
     assert "Doe" not in str(caught.value)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_decoding():
+    file = bytes(imagecodecs.jpeg8_encode(GRAY8))
+    scan = file[file.index(b"\xff\xda") : -2]
+    assert code(read, file[:-2] + scan * 70 + file[-2:]) == "input.too_large"
+
+
+@needs_tiff_encoder
+@pytest.mark.parametrize("tag", [322, 323])
+def test_a_tiff_of_huge_tiles_is_refused_before_decoding(tag):
+    file = bytearray(imagecodecs.tiff_encode(GRAY16, tile=(16, 16)))
+    entry = next(at for kind in (3, 4) if (at := file.find(struct.pack("<HHL", tag, kind, 1))) >= 0)
+    struct.pack_into("<H", file, entry + 8, 32768)
+    assert code(read, bytes(file)) == "input.too_large"
