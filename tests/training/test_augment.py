@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("cv2")
 
-from training.augment import Augmentation
+from training.data.augment import Augmentation
 
 STILL = Augmentation(rotation=0, shift=0, scale=1, flip=0, gamma=0, window=0, blur=0, noise=0, borders=0)
 

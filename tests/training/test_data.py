@@ -1,8 +1,7 @@
-"""Reading, trust, folds, near-duplicates, the cache and the stream of batches."""
+"""Trust in labels, and the stream of batches."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -10,104 +9,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.augment import Augmentation  # noqa: E402
-from training.data import (  # noqa: E402
-    TRUST,
-    Film,
-    FilmCache,
-    TrainingStream,
-    collate_targets,
-    patient_folds,
-    read_manifest,
-    split_films,
-)
+from training.data.augment import Augmentation  # noqa: E402
+from training.data.films import TRUST, Film  # noqa: E402
+from training.data.stream import StepSampler, TrainingStream, boxes_about, collate_targets  # noqa: E402
 
 
-def film(name, patient, label, labelled_by="siim", **more):
-    return Film(image=name, mask="", origin="nih", patient=patient, label=label, labelled_by=labelled_by, **more)
-
-
-def test_the_manifest_is_read_in_order(data_folder):
-    films = read_manifest(data_folder)
-    assert len(films) == 80
-    assert films[0] == Film(
-        image="film000.png",
-        mask="film000.mask.png",
-        origin="nih",
-        patient="p00",
-        label=1,
-        labelled_by="siim",
-        view="PA",
-    )
+def film(name, patient, label, labelled_by="siim"):
+    return Film(image=name, origin="nih", patient=patient, label=label, labelled_by=labelled_by)
 
 
 def test_every_kind_of_label_has_a_trust():
-    assert all(trust.draw > 0 and 0 < trust.label <= 1 for trust in TRUST.values())
+    assert all(0 < trust.label <= 1 for trust in TRUST.values())
+    assert {kind for kind, trust in TRUST.items() if not trust.draw} == {("made", 1)}  # made of a drawn film instead
     assert film("a", "p", 1, "predicted").trust.mask < film("a", "p", 1).trust.mask
-
-
-def test_folds_are_patient_disjoint_stratified_and_deterministic(data_folder):
-    films = read_manifest(data_folder)
-    folds = patient_folds(films, 4)
-    assert folds == patient_folds(films[::-1], 4)
-    assert set(folds) == {film.patient for film in films if film.trusted}
-    positives = [sum(each.label for each in films if each.patient and folds[each.patient] == fold) for fold in range(4)]
-    assert max(positives) - min(positives) <= 2
-
-
-def test_held_out_patients_leave_training_whoever_labelled_the_film(data_folder):
-    films = read_manifest(data_folder)
-    films += [film(f"more-{each.image}", each.patient, 0, "nih") for each in films if each.patient]
-    split = split_films(films)
-    names = [{each.patient for each in part if each.patient} for part in split]
-    for one, other in itertools.combinations(names, 2):
-        assert not one & other
-    assert all(each.trusted for each in (*split.validation, *split.test))
-    held_out = names[1] | names[2]
-    assert len(split.train) == sum(each.patient not in held_out for each in films)
-
-
-def test_a_trusted_film_without_a_patient_is_refused():
-    with pytest.raises(ValueError, match="no patient id"):
-        patient_folds([film("a", "", 1)], 4)
-
-
-def test_the_cache_holds_the_preprocessed_film_and_its_region(data_folder, prepared, plain_preprocess):
-    import cv2
-
-    cache, _ = prepared
-    films = read_manifest(data_folder)
-    for each in films[:3]:
-        pixels = cv2.imread(str(data_folder / each.image), cv2.IMREAD_GRAYSCALE)
-        assert np.array_equal(cache.image(each), np.rint(plain_preprocess(pixels, 64)[0] * 255))
-    mask = cv2.imread(str(data_folder / films[0].mask), cv2.IMREAD_GRAYSCALE)
-    assert np.array_equal(cache.region(films[0]), plain_preprocess(mask, 64)[0] >= 0.5)
-    assert cache.region(films[1]) is None
-
-
-def test_boxes_stand_in_where_there_is_no_mask(tmp_path, data_folder, plain_preprocess):
-    boxed = dataclasses.replace(
-        read_manifest(data_folder)[0], mask="", labelled_by="box", boxes=((24.0, 48.0, 12.0, 24.0),)
-    )
-    cache = FilmCache.open(data_folder, [boxed], 96, tmp_path, preprocess=plain_preprocess)
-    region = cache.region(boxed)
-    assert np.argwhere(region).min(0).tolist() == [48, 24]
-    assert np.argwhere(region).max(0).tolist() == [71, 35]
-    targets = collate_targets([boxed], [region], 96)
-    assert targets.has_region.all()
-    assert targets.mask_weight.sum() == 0  # a box is no pixel mask
-
-
-def test_a_cache_is_made_once(tmp_path, data_folder, plain_preprocess):
-    films = read_manifest(data_folder)[:4]
-    first = FilmCache.open(data_folder, films, 32, tmp_path, preprocess=plain_preprocess)
-
-    def refuse(pixels, size):
-        raise AssertionError("decoded again")
-
-    second = FilmCache.open(data_folder, films, 32, tmp_path, preprocess=refuse)
-    assert np.array_equal(first.images, second.images)
-    assert [path.name.endswith(".part") for path in tmp_path.iterdir()] == [False]
 
 
 def test_a_batch_is_a_function_of_seed_and_step(prepared):
@@ -124,14 +38,84 @@ def test_a_batch_is_a_function_of_seed_and_step(prepared):
     assert 0 < one.targets.label.sum() < 6
 
 
-def test_the_sdks_preprocessing_fits_and_averages():
-    pytest.importorskip("ptxsdk._core")
-    from training.data import sdk_preprocess
+def test_processes_that_train_together_see_other_films(prepared):
+    cache, split = prepared
+    make = {"batch": 6, "steps": 9, "seed": 4}
+    first, second = (TrainingStream(cache, split.train, rank=rank, **make)[0].image for rank in (0, 1))
+    assert not torch.equal(first, second)
 
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 96), dtype=np.uint8)
-    tensor, content = sdk_preprocess(pixels, 48)
-    assert content == (0, 8, 48, 40)
-    wanted = pixels.reshape(32, 2, 48, 2).mean((1, 3)) / 255
-    np.testing.assert_allclose(tensor[8:40], wanted, atol=1e-6)
-    assert not tensor[:8].any()
-    assert not tensor[40:].any()
+
+def test_the_share_of_positives_slides_down(prepared):
+    cache, split = prepared
+    stream = TrainingStream(cache, split.train, batch=16, steps=100)
+    early, late = (
+        sum(stream[step].targets.label.sum().item() for step in steps) for steps in (range(9), range(90, 99))
+    )
+    assert early > late
+    assert early / (9 * 16) == pytest.approx(0.6, abs=0.03)
+
+
+def test_an_epoch_goes_on_where_the_run_stands():
+    done = 0
+    sampler = StepSampler(4, lambda: done)
+    found = []
+    for done in (0, 4, 8):  # noqa: B007 - the sampler reads it
+        found.append(list(sampler))
+    assert list(itertools.chain(*found)) == list(range(12))
+
+
+def test_the_first_steps_are_small(prepared):
+    cache, split = prepared
+    stream = TrainingStream(cache, split.train, batch=4, steps=9, warm_size=32, warm_steps=2)
+    assert [stream[step].image.shape[-1] for step in (0, 1, 2)] == [32, 32, 64]
+    targets = stream[0].targets
+    located = targets.has_region & (targets.label > 0)
+    assert (targets.region[located].flatten(1).sum(1) > 0).all()
+
+
+def test_supervision_hides_what_it_should(prepared):
+    cache, split = prepared
+    films = [each for each in split.train if each.has_mask][:3] + [each for each in split.train if not each.label][:3]
+    regions = [cache.region(each) for each in films]
+    masks, boxes, image = (collate_targets(films, regions, 64, each) for each in ("masks", "boxes", "image"))
+    assert masks.has_region.all()
+    assert (masks.mask_weight > 0).all()
+    assert boxes.has_region.all()
+    assert boxes.mask_weight.sum() == 0
+    assert all(np.array_equal(boxes.region[index], boxes_about(regions[index])) for index in range(3))
+    assert not image.has_region.any()
+    assert image.mask_weight.sum() == image.region.sum() == 0
+    assert torch.equal(image.label, masks.label)
+
+
+def test_boxes_are_drawn_about_every_part():
+    region = np.zeros((12, 12), np.uint8)
+    region[1, 2] = region[2, 3] = region[3, 4] = 1  # one part by its corners
+    region[8:10, 8] = 1
+    boxes = boxes_about(region)
+    assert boxes[1:4, 2:5].all()
+    assert boxes[8:10, 8].all()
+    assert boxes.sum() == 9 + 2
+
+
+def test_made_positives_take_their_share(prepared):
+    cache, split = prepared
+    rows, columns = np.mgrid[:64, :64]
+    lungs = np.zeros((64, 64), np.uint8)
+    lungs[((rows - 32) / 22) ** 2 + ((columns - 18) / 10) ** 2 < 1] = 1
+    lungs[((rows - 32) / 22) ** 2 + ((columns - 46) / 10) ** 2 < 1] = 2
+    films = [each for each in split.train if each.expert]
+    outlines = {each.image: lungs for each in films if not each.label}
+    stream = TrainingStream(cache, films, batch=16, steps=9, made=0.5, lungs=outlines)
+    targets = stream[0].targets
+    known = torch.tensor(TRUST["made", 1].label)
+    made = (targets.label_weight == known) & (targets.label > 0)
+    assert 0 < made.sum() < targets.label.sum()
+    assert (targets.region[made].flatten(1).sum(1) > 0).all()
+    assert not targets.region[made][:, lungs == 0].any()
+
+
+def test_made_positives_need_outlines(prepared):
+    cache, split = prepared
+    with pytest.raises(ValueError, match="there is none"):
+        TrainingStream(cache, split.train, batch=4, steps=1, made=0.5)

@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training import duplicates
-from training.data import Film, read_manifest
-from training.duplicates import drop_look_alikes, embed
+from training.data import duplicates
+from training.data.duplicates import drop_look_alikes, embed
+from training.data.films import Film
+from training.data.manifest import read_manifest
 from training.train import prepare
 
 

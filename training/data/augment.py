@@ -96,6 +96,14 @@ class Augmentation:
         return np.rint(255 * grey ** np.exp(rng.normal(0, self.gamma))).astype(np.uint8)
 
 
+AUGMENTATIONS = {
+    "portable": Augmentation(),
+    "paper": Augmentation(scale=1.0, gamma=0.0, window=0.0, blur=0.0, noise=0.0, borders=0.0),
+    "none": None,
+}
+"""By name: all of it, the paper's rotation, shift and flip, nothing."""
+
+
 def _warp(plane: Plane, matrix: NDArray[np.float32], interpolation: int) -> Plane:
     """Return a (S, S) plane moved by a (2, 3) affine matrix, black where nothing lands."""
     return cv2.warpAffine(plane, matrix, plane.shape[::-1], flags=interpolation)

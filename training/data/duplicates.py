@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from training.data import Film, FilmCache, to_input
-from training.model import DEFAULT_BACKBONE, load_imagenet_weights
+from training.data.cache import FilmCache
+from training.data.films import Film
+from training.data.stream import to_input
+from training.models.backbones import DEFAULT_BACKBONE, create_backbone
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,9 @@ def embed(cache: FilmCache, *, batch: int = 16) -> NDArray[np.float32]:
     ndarray
         (n, 256) float32 in the order of the cache, every row of unit length, so that a product is a similarity.
     """
-    network = timm.create_model(DEFAULT_BACKBONE, features_only=True, in_chans=1).eval()
-    load_imagenet_weights(network, DEFAULT_BACKBONE)
-    network = network.to(memory_format=torch.channels_last)
+    network = create_backbone(DEFAULT_BACKBONE).eval().to(memory_format=torch.channels_last)
     rows = []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode():
         for start in range(0, len(cache.images), batch):
             images = F.avg_pool2d(to_input(cache.images[start : start + batch]), 3, 2, 1)
             maps = network(images.contiguous(memory_format=torch.channels_last))[STRIDE_16]

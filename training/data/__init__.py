@@ -1,0 +1,1 @@
+"""Films for training: readers of folders, splits, cache, augmentation and batches."""
