@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model import ClaSegOutput
+from training.models.output import Output
 
 PAPER_FLOOR = 0.98
 _LINEAR_BELOW = -12.0
@@ -90,7 +90,7 @@ def patch_targets(region: Tensor, grid: int, coverage: float = 0.05) -> Tensor:
     Parameters
     ----------
     region : Tensor
-        (N, S, S), non-zero inside; S a multiple of `grid`.
+        (N, S, S), non-zero inside.
     grid : int
         Patches along a side, P.
     coverage : float
@@ -101,8 +101,7 @@ def patch_targets(region: Tensor, grid: int, coverage: float = 0.05) -> Tensor:
     Tensor
         (N, P, P) boolean.
     """
-    side = region.shape[-1] // grid
-    covered = F.avg_pool2d((region != 0).float().unsqueeze(1), side).squeeze(1)
+    covered = F.adaptive_avg_pool2d((region != 0).float().unsqueeze(1), grid).squeeze(1)
     fullest = covered.amax((1, 2), keepdim=True)
     return (covered > 0) & ((covered >= coverage) | (covered >= 0.5 * fullest))
 
@@ -120,20 +119,36 @@ def soft_dice(mask_logits: Tensor, region: Tensor, smooth: float = 1.0) -> Tenso
     return 1.0 - (2.0 * overlap + smooth) / (probability.sum(1) + target.sum(1) + smooth)
 
 
+def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Return the cross-entropy of each element, weighed by ``(1 - p_true) ** gamma`` (Lin et al., ICCV 2017).
+
+    Parameters
+    ----------
+    logits, target : Tensor
+        Of one shape; targets are 0 or 1.
+    gamma : float
+        0 is the plain cross-entropy.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return entropy if gamma == 0.0 else entropy * (-torch.expm1(-entropy)) ** gamma
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """How the terms are weighed.
+    """How the terms of ClaSegNet's loss are weighed.
 
     Attributes
     ----------
     region : float
-        Patch terms where the region is known (masks, boxes, negatives); Li et al. use 5.
+        Patch terms where the region is known (masks, boxes, negatives).
     noisy_or : float
         Positive films whose region is not known.
     image : float
         Image-level cross-entropy on the pooled patch logits.
     pixel, dice : float
         The decoder's cross-entropy and soft Dice.
+    focal : float
+        Exponent of the focal form of the decoder's cross-entropy; 0 is the plain one.
     inside : float
         Extra weight of the patches inside a region over those outside.
     pooled : int
@@ -149,6 +164,7 @@ class LossWeights:
     image: float = 1.0
     pixel: float = 3.0
     dice: float = 1.0
+    focal: float = 0.0
     inside: float = 3.0
     pooled: int = 4
     exact_product: bool = False
@@ -165,7 +181,7 @@ class Targets(NamedTuple):
     region : Tensor
         (N, S, S) uint8; non-zero inside the mask or the boxes.
     has_region : Tensor
-        (N,) boolean; the patches are known (a mask or boxes; always true of a negative).
+        (N,) boolean; the patches are known (a mask or boxes; a negative where regions are used at all).
     label_weight : Tensor
         (N,) float; trust in the label.
     mask_weight : Tensor
@@ -179,15 +195,16 @@ class Targets(NamedTuple):
     mask_weight: Tensor
 
 
-def clasegnet_loss(output: ClaSegOutput, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
+def clasegnet_loss(output: Output, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
     """Return the terms of the loss, each a scalar already weighed, and their sum as ``total``.
 
     By default the region term is the mean over patches of the log-factors, with the patches inside re-weighed: the
-    same optimum as the product, but its scale depends neither on the grid nor on the size of the finding.
+    same optimum as the product, but its scale depends neither on the grid nor on the size of the finding. Every term
+    is a sum over films divided by their number, so that a label half trusted counts half.
 
     Parameters
     ----------
-    output : ClaSegOutput
+    output : Output
         Patch logits (N, P, P) and mask logits (N, S, S).
     targets : Targets
         The truth of the same films.
@@ -202,7 +219,7 @@ def clasegnet_loss(output: ClaSegOutput, targets: Targets, weights: LossWeights)
     patch_logits = output.patch_logits.float()
     positive = targets.label > 0
     known = targets.has_region.float() * targets.label_weight
-    unknown = (~targets.has_region).float() * targets.label_weight
+    unknown = (~targets.has_region & positive).float() * targets.label_weight
     inside = patch_targets(targets.region, patch_logits.shape[-1])
 
     if weights.exact_product or weights.floor:
@@ -217,21 +234,52 @@ def clasegnet_loss(output: ClaSegOutput, targets: Targets, weights: LossWeights)
     image = F.binary_cross_entropy_with_logits(
         top_k_logit(patch_logits, weights.pooled), targets.label, reduction="none"
     )
-    pixel = F.binary_cross_entropy_with_logits(
-        output.mask_logits.float(), (targets.region != 0).float(), reduction="none"
-    ).mean((1, 2))
+    pixel = focal(output.mask_logits.float(), (targets.region != 0).float(), weights.focal).mean((1, 2))
     dice = soft_dice(output.mask_logits, targets.region)
 
     terms = {
-        "region": weights.region * _weighted_mean(region, known),
-        "noisy_or": weights.noisy_or * _weighted_mean(-log_noisy_or(patch_logits, weights.floor), unknown),
-        "image": weights.image * _weighted_mean(image, targets.label_weight),
-        "pixel": weights.pixel * _weighted_mean(pixel, targets.mask_weight),
-        "dice": weights.dice * _weighted_mean(dice, targets.mask_weight * positive),
+        "region": weights.region * (region * known).mean(),
+        "noisy_or": weights.noisy_or * (-log_noisy_or(patch_logits, weights.floor) * unknown).mean(),
+        "image": weights.image * (image * targets.label_weight).mean(),
+        "pixel": weights.pixel * (pixel * targets.mask_weight).mean(),
+        "dice": weights.dice * (dice * targets.mask_weight * positive).mean(),
     }
     return terms | {"total": torch.stack(list(terms.values())).sum()}
 
 
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean over films, 0 where no film has weight."""
-    return (values * weights).sum() / weights.sum().clamp_min(1e-6)
+def li2018_loss(
+    output: Output, targets: Targets, *, weight: float = 5.0, floor: float = PAPER_FLOOR
+) -> dict[str, Tensor]:
+    """Return the loss of Li et al.: the product over patches for films with a region, the noisy-OR for the others.
+
+    Parameters
+    ----------
+    output : Output
+        Patch logits (N, P, P) are read.
+    targets : Targets
+        A region is the box, or whatever stands for it; negatives count by the complement of the noisy-OR.
+    weight : float
+        Their lambda, the weight of films with a region.
+    floor : float
+        Smallest factor of the products.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``region``, ``noisy_or`` and ``total``.
+    """
+    inside = patch_targets(targets.region, output.patch_logits.shape[-1])
+    product = -log_region_product(output.patch_logits, inside, floor)  # of a negative: no patch holds the finding
+    noisy_or = -log_noisy_or(output.patch_logits, floor)
+    positive = targets.label > 0
+    located = (targets.has_region & positive).float() * targets.label_weight
+    image = torch.where(positive, noisy_or, product) * (targets.label_weight - located)
+    terms = {"region": weight * (product * located).mean(), "noisy_or": image.mean()}
+    return terms | {"total": torch.stack(list(terms.values())).sum()}
+
+
+def classifier_loss(output: Output, targets: Targets) -> dict[str, Tensor]:
+    """Return the cross-entropy of the mean patch logit as ``total``: image labels alone."""
+    logit = output.patch_logits.float().flatten(1).mean(1)
+    entropy = F.binary_cross_entropy_with_logits(logit, targets.label, reduction="none")
+    return {"total": (entropy * targets.label_weight).mean()}

@@ -13,13 +13,16 @@ from training.losses import (  # noqa: E402
     LossWeights,
     Targets,
     clasegnet_loss,
+    classifier_loss,
+    focal,
+    li2018_loss,
     log_noisy_or,
     log_region_product,
     patch_targets,
     soft_dice,
     top_k_logit,
 )
-from training.model import ClaSegOutput  # noqa: E402
+from training.models.output import Output  # noqa: E402
 
 
 def logit(p):
@@ -119,9 +122,7 @@ def make_targets(label, *, located=True):
 
 
 def make_output(value):
-    return ClaSegOutput(
-        torch.full((1, 2, 2), value, requires_grad=True), torch.full((1, 32, 32), value, requires_grad=True)
-    )
+    return Output(torch.full((1, 2, 2), value, requires_grad=True), torch.full((1, 32, 32), value, requires_grad=True))
 
 
 @pytest.mark.parametrize("weights", [LossWeights(), LossWeights(exact_product=True), LossWeights(floor=PAPER_FLOOR)])
@@ -155,3 +156,45 @@ def test_a_positive_of_unknown_place_trains_by_noisy_or_alone():
 def test_the_exact_product_is_the_sum_over_patches():
     terms = clasegnet_loss(make_output(0.0), make_targets(1), LossWeights(exact_product=True, region=1.0))
     assert terms["region"].item() == pytest.approx(4 * math.log(2), rel=1e-5)
+
+
+def test_a_label_half_trusted_counts_half():
+    for targets in (make_targets(0), make_targets(1), make_targets(1, located=False)):
+        half = targets._replace(label_weight=targets.label_weight / 2, mask_weight=targets.mask_weight / 2)
+        full = clasegnet_loss(make_output(0.3), targets, LossWeights())["total"].item()
+        assert clasegnet_loss(make_output(0.3), half, LossWeights())["total"].item() == pytest.approx(full / 2)
+
+
+def test_image_labels_alone_leave_no_other_term():
+    targets = make_targets(0)._replace(has_region=torch.tensor([False]), mask_weight=torch.zeros(1))
+    terms = clasegnet_loss(make_output(0.0), targets, LossWeights())
+    assert terms["total"].item() == terms["image"].item() == pytest.approx(math.log(2))
+
+
+def test_li2018_weighs_the_box_five_times_and_scores_the_rest_by_noisy_or():
+    located = li2018_loss(make_output(0.0), make_targets(1), floor=0.0)
+    assert located["region"].item() == pytest.approx(5 * 4 * math.log(2), rel=1e-5)
+    assert located["noisy_or"].item() == 0
+    unknown = li2018_loss(make_output(0.0), make_targets(1, located=False), floor=0.0)
+    assert unknown["total"].item() == pytest.approx(-math.log(1 - 0.5**4), rel=1e-5)
+    negative = li2018_loss(make_output(0.0), make_targets(0), floor=0.0)
+    assert negative["total"].item() == pytest.approx(4 * math.log(2), rel=1e-5)
+    exact = li2018_loss(make_output(0.0), make_targets(1))
+    assert exact["total"].item() == pytest.approx(-5 * 4 * math.log(0.99), rel=1e-4)
+
+
+def test_the_classifier_is_scored_by_the_mean_patch():
+    output = Output(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.zeros(1, 4, 4))
+    found = classifier_loss(output, make_targets(1)._replace(label_weight=torch.tensor([0.5])))
+    assert found["total"].item() == pytest.approx(0.5 * math.log1p(math.exp(-0.5)), rel=1e-5)
+
+
+def test_focal_weighs_what_is_learned_less():
+    logits, target = torch.tensor([0.0, 4.0, -4.0]), torch.tensor([1.0, 1.0, 0.0])
+    sure = 1 / (1 + math.exp(-4))
+    assert focal(logits, target, 2.0).tolist() == pytest.approx(
+        [0.25 * math.log(2), (1 - sure) ** 2 * -math.log(sure), (1 - sure) ** 2 * -math.log(sure)], rel=1e-4
+    )
+    assert focal(logits, target, 0.0).tolist() == pytest.approx(
+        [math.log(2), -math.log(sure), -math.log(sure)], rel=1e-4
+    )
