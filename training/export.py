@@ -1,17 +1,20 @@
 """Export a run: ``python -m training.export RUNDIR --data DIR --out model.ptxengine``.
 
 The averaged weights become an ONNX network of standard operators, which is checked against PyTorch in onnxruntime and
-in OpenVINO. With the run's ``metrics.json`` and golden vectors from held-out films it becomes an engine file.
+in OpenVINO. With what validation films decided and golden vectors it becomes an engine file. Those decisions and the
+measures come from the run's own validation and test films, or, where the run trained on every film, from the
+cross-validation of the same configuration.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +24,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.data import Film, read_gray, sdk_preprocess
-from training.evaluate import METRICS, Choices, Predictions, onnx_predictor
-from training.model import INPUT_MEAN, INPUT_STD, ClaSegNet
-from training.train import BEST, TrainConfig, load_average, prepare
+from training.choices import Choices, choose, labels_of
+from training.crossval import HELD_OUT, load_held_out
+from training.data.cache import FilmCache, read_gray, sdk_preprocess
+from training.data.films import Film
+from training.data.folders import read_films
+from training.evaluate import evaluate_run
+from training.learner import TrainConfig
+from training.measure import measure
+from training.models.output import INPUT_MEAN, INPUT_STD
+from training.predictions import Predictions, onnx_predictor
+from training.reproduce import ARMS, POINTS, read_arm
+from training.train import BEST, LAST, load_network, split
 
 if TYPE_CHECKING:
     from ptxsdk.manifest import DataSource, Golden, Manifest, MeasuredPoint, Metric
@@ -44,7 +55,8 @@ NIH_CREDIT = (
     "Radiology 2020, masks and radiologist labels of the SIIM-ACR Pneumothorax Segmentation challenge 2019"
 )
 SIIM_CREDIT = (
-    "films by the NIH Clinical Center (ChestX-ray14); labels and masks predicted by a challenge team's ensemble"
+    "films by the NIH Clinical Center (ChestX-ray14); labels and masks predicted by the ensemble of a team of the "
+    "challenge, which the data set does not name"
 )
 COVID_CREDIT = "GeneralBlockchain covid-19-chest-xray-segmentations-dataset and the sources of its films"
 
@@ -70,10 +82,35 @@ SOURCES = {
 GOLDEN_CREDIT = "NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017), film {film}; free use with credit"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What an engine is given besides its network: decisions, and what they were measured to do.
+
+    Attributes
+    ----------
+    choices : Choices
+        Aggregation, calibration, operating points and region rules.
+    calibrated_on : str
+        What films decided them, with their number and prevalence.
+    n : int
+        How many.
+    measured : dict of str to dict
+        Measures (`training.measure.measure`) by what they were taken on; the first vouches for the operating points.
+    train : sequence of Film
+        What the network was trained on.
+    """
+
+    choices: Choices
+    calibrated_on: str
+    n: int
+    measured: dict[str, dict[str, Any]]
+    train: Sequence[Film]
+
+
 class _Network(nn.Module):
     """The network with plain outputs, in the order and under the names of the engine format."""
 
-    def __init__(self, network: ClaSegNet) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -83,7 +120,7 @@ class _Network(nn.Module):
         return output.patch_logits, output.mask_logits
 
 
-def export_onnx(network: ClaSegNet, path: Path) -> float:
+def export_onnx(network: nn.Module, path: Path) -> float:
     """Write a network as ONNX and hold it against PyTorch.
 
     Input ``image`` (1, 1, S, S) float32, outputs ``patch_logits`` (1, P, P) and ``mask_logits`` (1, S, S) float32,
@@ -136,7 +173,7 @@ def export_onnx(network: ClaSegNet, path: Path) -> float:
 
 def export_engine(
     onnx_path: Path,
-    report: dict[str, Any],
+    evidence: Evidence,
     config: TrainConfig,
     films: Sequence[Film],
     data: Path,
@@ -151,12 +188,12 @@ def export_engine(
     ----------
     onnx_path : Path
         The network, as `export_onnx` wrote it.
-    report : dict
-        What ``metrics.json`` holds.
+    evidence : Evidence
+        Decisions and measures.
     config : TrainConfig
         How the network was trained.
     films : sequence of Film
-        Films to take golden vectors from: held out, with a source that may be passed on with credit.
+        Films to take golden vectors from, with a source that may be passed on with credit.
     data : Path
         Folder the films' paths start from.
     out : Path
@@ -168,10 +205,9 @@ def export_engine(
     from ptxsdk import manifest as parts
     from ptxsdk.engine import write_engine
 
-    choices = Choices.from_dict(report["choices"])
+    choices = evidence.choices
     golden, arrays = make_golden(onnx_path, choices, films, data, config.size)
     side, grid = (config.size, config.size), (config.grid, config.grid)
-    validation = report["validation"]["films"]["films"]
     manifest: Manifest = parts.Manifest(
         name=name,
         version=version,
@@ -182,13 +218,13 @@ def export_engine(
         aggregation=parts.Aggregation(**asdict(choices.aggregation)),
         regions=parts.RegionRules(**asdict(choices.regions)),
         calibration=parts.Calibration(
-            scale=choices.calibration.scale, bias=choices.calibration.bias, data=VALIDATION, n=validation
+            scale=choices.calibration.scale, bias=choices.calibration.bias, data=evidence.calibrated_on, n=evidence.n
         ),
-        operating_points=operating_points(report),
-        default_operating_point="balanced",
-        metrics=(*metrics_of(report["validation"], VALIDATION), *metrics_of(report["test"], TEST)),
+        operating_points=operating_points(evidence),
+        default_operating_point=POINTS[0],
+        metrics=tuple(metric for on, measured in evidence.measured.items() for metric in metrics_of(measured, on)),
         provenance=parts.Provenance(
-            training_data=training_data(report),
+            training_data=training_data(evidence.train),
             code_version=f"ptxsdk {__version__}",
             command=command_of(config),
             seed=config.seed,
@@ -200,65 +236,121 @@ def export_engine(
     logger.info("%s: %d bytes, SHA-256 %s", out.name, out.stat().st_size, engine.sha256)
 
 
-UNKNOWN = (
-    "held-out patients may recur unrecognised among the training films that carry no patient id; those that look "
-    "alike were removed"
+LOOK_ALIKES = (
+    "films without a patient id that look like a held-out film left training, which finds about half of the pairs of "
+    "one patient; some may remain"
 )
-VALIDATION = f"validation: NIH films labelled by radiologists, patients held out, choices made here; {UNKNOWN}"
-TEST = f"test: NIH films labelled by radiologists, patients held out, nothing chosen here; {UNKNOWN}"
 
 
-def operating_points(report: dict[str, Any]) -> tuple[MeasuredPoint, ...]:
-    """Return the operating points with what the test films say of them, for they were chosen on validation."""
+def evidence_of_run(network: nn.Module, config: TrainConfig, cache: FilmCache, films: Sequence[Film]) -> Evidence:
+    """Return what a run's own validation films decide and its validation and test films measure."""
+    parts = split(films, cache, config)
+    results, _ = evaluate_run(network, cache, parts)
+    held_out = f"NIH films with trusted labels, patients held out; {LOOK_ALIKES}"
+    return Evidence(
+        choices=Choices.from_dict(results["choices"]),
+        calibrated_on=_prevalence(parts.validation, "validation: " + held_out),
+        n=len(parts.validation),
+        measured={
+            _prevalence(parts.test, "test, nothing chosen here: " + held_out): results["test"],
+            _prevalence(parts.validation, "validation, choices made here: " + held_out): results["validation"],
+        },
+        train=parts.train,
+    )
+
+
+def evidence_of_folds(arm: str, folder: Path, cache: FilmCache, films: Sequence[Film], folds: int) -> Evidence:
+    """Return what the pooled out-of-fold logits of a cross-validation decide, and what it measured.
+
+    The measures are cross-fitted: each fold was read with choices made on the others. The engine's own choices are
+    made on all of them.
+    """
+    found, predictions, _ = load_held_out([folder / f"{arm}-{fold}" / HELD_OUT for fold in range(folds)], films)
+    choices, _ = choose(
+        predictions, cache, found, aggregations=ARMS[arm].aggregations(predictions.patch_logits.shape[-1])
+    )
+    readings = read_arm(arm, films, cache, folds, folder)
+    experts = [reading for reading in readings if reading.film.expert]
+    how = (
+        f"{folds}-fold cross-validation by patient of the same configuration, each fold read with choices made on the "
+        f"others; the network of this engine was then trained on all films. {LOOK_ALIKES}"
+    )
+    return Evidence(
+        choices=choices,
+        calibrated_on=_prevalence(found, f"pooled out-of-fold films with trusted labels; {how}"),
+        n=len(found),
+        measured={
+            _prevalence([each.film for each in readings], f"trusted labels; {how}"): measure(readings, POINTS),
+            _prevalence([each.film for each in experts], f"radiologists' and experts' labels alone; {how}"): measure(
+                experts, POINTS
+            ),
+        },
+        train=films,
+    )
+
+
+def operating_points(evidence: Evidence) -> tuple[MeasuredPoint, ...]:
+    """Return the operating points with what films they were not chosen on say of them."""
     from ptxsdk import manifest as parts
 
+    on, measured = next(iter(evidence.measured.items()))
     return tuple(
         parts.MeasuredPoint(
-            name=point,
-            threshold=measured["threshold"],
-            sensitivity=parts.Estimate(**measured["sensitivity"]),
-            specificity=parts.Estimate(**measured["specificity"]),
-            data=TEST,
+            name=point.name,
+            threshold=point.threshold,
+            sensitivity=parts.Estimate(**measured["operating_points"][point.name]["sensitivity"]),
+            specificity=parts.Estimate(**measured["operating_points"][point.name]["specificity"]),
+            data=on,
         )
-        for point, measured in report["test"]["operating_points"].items()
+        for point in evidence.choices.operating_points
     )
 
 
 def metrics_of(measured: dict[str, Any], data: str) -> list[Metric]:
-    """Return every measure with an interval of one set of films."""
+    """Return every measure with an interval of one set of films, strata by projection and size included."""
     from ptxsdk import manifest as parts
 
     flat = measured["classification"] | measured["localization"]
     for point, rates in measured["operating_points"].items():
         flat |= {f"{rate}_at_{point}": value for rate, value in rates.items()}
+    for kind in ("view", "size of the finding"):
+        for stratum, values in measured["strata"][kind].items():
+            flat |= {f"{name}_{stratum}": value for name, value in values.items()}
     return [
-        parts.Metric(name=name, data=data, **value)
+        parts.Metric(name=_label(name), data=data, **value)
         for name, value in flat.items()
-        if isinstance(value, dict) and value.keys() == {"value", "low", "high", "n"}
+        if isinstance(value, dict) and value.keys() == {"value", "low", "high", "n"} and value["value"] is not None
     ]
 
 
-def training_data(report: dict[str, Any]) -> tuple[DataSource, ...]:
+def training_data(films: Sequence[Film]) -> tuple[DataSource, ...]:
     """Return the sets the network was trained on, with credit."""
     from ptxsdk import manifest as parts
 
     found = []
-    for origin, count in report["data"]["train_by_origin"].items():
+    for origin, count in sorted(Counter(film.origin for film in films).items()):
         title, credit, licence = SOURCES[origin]
         found.append(parts.DataSource(name=title, n=count, credit=credit, licence=licence))
     return tuple(found)
+
+
+def _label(name: str) -> str:
+    """Return a name as the manifest's labels are written: a-z, 0-9 and underscores."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _prevalence(films: Sequence[Film], what: str) -> str:
+    """Return a description with the number of films and of positives in front."""
+    return f"{len(films)} films, {int(labels_of(films).sum())} positive: {what}"
 
 
 def command_of(config: TrainConfig) -> str:
     """Return the command that trains with this configuration; folders are left to the reader."""
     default = TrainConfig()
     changed = {key: value for key, value in asdict(config).items() if value != getattr(default, key)}
-    options = [
-        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
-        for key, value in changed.items()
-        if key != "pretrained"
-    ]
-    return " ".join(["python -m training.train --data DIR --out RUNDIR", *options])
+    options = [f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}") for key, value in changed.items()]
+    lungs = ["--lungs LUNGS.npz"] if config.made else []
+    return " ".join(["python -m training.train --data DIR --out RUNDIR", *options, *lungs])
 
 
 def make_golden(
@@ -323,12 +415,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("run", type=Path, metavar="RUNDIR", help="folder of the run, with metrics.json unless --onnx-only")
+    add("run", type=Path, metavar="RUNDIR", help="folder of the run")
     add("--out", type=Path, required=True, help="file to write; the ONNX network is written beside an engine")
-    add("--data", type=Path, help="folder with manifest.csv, for the golden vectors")
+    add("--data", type=Path, help="folder of films, for choices, measures and golden vectors")
     add("--cache", type=Path, help="folder of preprocessed films; RUNDIR/cache when not given")
-    add("--checkpoint", default=BEST, help="best.pt for the weights that validated best, checkpoint.pt for the last")
-    add("--metrics", type=Path, help="report of training.evaluate; RUNDIR/metrics.json when not given")
+    add("--checkpoint", help="best.ckpt for the weights that validated best, last.ckpt for the last")
+    add("--cross-validated", type=Path, help="folder of training.reproduce with the same configuration in folds")
+    add("--arm", choices=list(ARMS), default="clasegnet", help="arm of it")
     add("--onnx-only", action="store_true", help="write the ONNX network to OUT and nothing else")
     add("--name", default="clasegnet", help="name of the model")
     add("--version", default="0.1.0", help="version of the model")
@@ -337,17 +430,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if not options.onnx_only and options.data is None:
-        parser.error("an engine needs --data, for its golden vectors")
-    network, config = load_average(options.run, checkpoint=options.checkpoint)
+        parser.error("an engine needs --data")
+    checkpoint = options.checkpoint or (BEST if (options.run / BEST).exists() else LAST)
+    network, config = load_network(options.run, checkpoint=checkpoint)
     onnx_path = options.out if options.onnx_only else options.out.with_suffix(".onnx")
     export_onnx(network, onnx_path)
     if options.onnx_only:
         return
-    report = json.loads((options.metrics or options.run / METRICS).read_text())
-    _, split = prepare(options.data, options.cache or options.run / "cache", config)
-    films = [film for film in split.test if film.origin == "nih" and (film.mask or not film.label)]
+    films = read_films(options.data)
+    cache = FilmCache.open(options.data, films, config.size, options.cache or options.run / "cache")
+    if options.cross_validated:
+        evidence = evidence_of_folds(options.arm, options.cross_validated, cache, films, config.folds)
+    else:
+        evidence = evidence_of_run(network, config, cache, films)
+    golden = [film for film in films if film.origin == "nih" and film.expert and (film.has_mask or not film.label)]
     export_engine(
-        onnx_path, report, config, films, options.data, options.out, name=options.name, version=options.version
+        onnx_path, evidence, config, golden, options.data, options.out, name=options.name, version=options.version
     )
 
 

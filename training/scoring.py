@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from training.metrics import Flags, Floats, Measured, auc, dice, wilson
+from training.metrics import Flags, Floats, auc, dice
 
 Method = Literal["noisy_or", "paper_098", "top_k", "max"]
 Source = Literal["patch", "mask"]
@@ -167,18 +167,6 @@ def choose_operating_points(
             name="high_sensitivity", threshold=float(cuts[np.flatnonzero(sensitivity >= wanted_sensitivity)[-1]])
         ),
     ]
-
-
-def measure_operating_point(point: OperatingPoint, probabilities: Floats, labels: Flags) -> dict[str, Measured]:
-    """Return sensitivity, specificity, precision and accuracy at a threshold, with Wilson intervals."""
-    flagged = probabilities >= point.threshold
-    right = flagged == labels
-    rates = {
-        "sensitivity": wilson(int(flagged[labels].sum()), int(labels.sum())),
-        "specificity": wilson(int((~flagged[~labels]).sum()), int((~labels).sum())),
-        "accuracy": wilson(int(right.sum()), right.size),
-    }
-    return rates | ({"precision": wilson(int(right[flagged].sum()), int(flagged.sum()))} if flagged.any() else {})
 
 
 @dataclass(frozen=True, kw_only=True)

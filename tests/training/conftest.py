@@ -75,7 +75,7 @@ def plain_preprocess():
     """An independent stand-in for the SDK's preprocessing, for square films."""
     cv2 = pytest.importorskip("cv2")
 
-    def preprocess(pixels, size):
+    def preprocess(pixels, size, *, display=None):
         tensor = cv2.resize(pixels.astype(np.float32) / 255, (size, size), interpolation=cv2.INTER_AREA)
         return tensor, (0, 0, size, size)
 
@@ -85,11 +85,20 @@ def plain_preprocess():
 @pytest.fixture(scope="session")
 def tiny_config():
     """A run that takes seconds: no pretrained weights, 64 pixels."""
-    pytest.importorskip("torch")
-    from training.train import TrainConfig
+    pytest.importorskip("lightning")
+    from training.learner import TrainConfig
 
     return TrainConfig(
-        backbone="test_efficientnet", size=64, grid=4, batch=8, steps=12, lr=3e-3, pretrained=False, ema=0.5
+        backbone="test_efficientnet",
+        weights="none",
+        size=64,
+        grid=4,
+        batch=8,
+        steps=12,
+        lr=3e-3,
+        ema=0.5,
+        folds=4,
+        epoch_steps=6,
     )
 
 
@@ -108,10 +117,16 @@ def prepared(data_folder, tiny_config, plain_preprocess, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_config, prepared, tmp_path_factory):
+def quiet():
+    """How a run is carried out in a test."""
+    return {"precision": "fp32", "workers": 0, "progress": False}
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config, prepared, quiet, tmp_path_factory):
     """The folder of a finished tiny run."""
-    from training.train import Trainer
+    from training.train import fit
 
     out = tmp_path_factory.mktemp("run")
-    Trainer(tiny_config, *prepared, out, precision="fp32", workers=0).fit(validate_every=6, save_every=6, log_every=1)
+    fit(tiny_config, *prepared, out, **quiet)
     return out

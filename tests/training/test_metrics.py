@@ -73,3 +73,34 @@ def test_the_bootstrap_draws_patients():
     assert by_patient.value == by_film.value == pytest.approx(values.mean())
     assert by_patient.low < by_patient.value < by_patient.high
     assert by_patient.high - by_patient.low > 2 * (by_film.high - by_film.low)
+
+
+def test_a_share_of_everything_still_has_an_interval():
+    groups = ["a", "a", "b", "c"]
+    every = metrics.proportion(np.ones(4, bool), groups)
+    assert (every.value, every.high, every.n) == (1, 1, 4)
+    assert every.low == pytest.approx(metrics.wilson(3, 3).low)
+    assert metrics.proportion(np.zeros(4, bool), groups).high == pytest.approx(metrics.wilson(0, 3).high)
+    some = metrics.proportion(np.array([True, True, False, False]), groups)
+    assert some.value == 0.5
+    assert some.low == 0
+
+
+def test_delong_by_its_definition(films):
+    labels, one = films
+    other = one + np.random.default_rng(3).normal(size=one.size)
+    placements = []
+    for scores in (one, other):
+        pairs = (scores[labels][:, None] > scores[~labels]) + 0.5 * (scores[labels][:, None] == scores[~labels])
+        placements.append(pairs)
+    gap = placements[0] - placements[1]
+    variance = gap.mean(1).var(ddof=1) / labels.sum() + gap.mean(0).var(ddof=1) / (~labels).sum()
+    found, p = metrics.delong(labels, one, other)
+    assert found.value == pytest.approx(gap.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * variance**0.5, rel=1e-5)
+    assert 0 < p < 1
+    assert metrics.delong(labels, one, one)[1] == 1
+
+
+def test_a_measure_that_is_not_defined_is_nan():
+    assert np.isnan(metrics.bootstrap(lambda draw: np.nan, ["a", "b"], replicates=3).value)
