@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from training.learner import TrainConfig
 from training.predictions import Predictions, predict
 from training.readings import Reading, read_predictions
 from training.scoring import Aggregation
-from training.train import LAST, fit, load_network
+from training.train import CONFIG, LAST, fit, load_network, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,18 @@ def run_fold(
     -------
     Path
         The stored logits; see `load_held_out`.
+
+    Raises
+    ------
+    ValueError
+        The folder holds a run of another configuration.
     """
     stored = out / HELD_OUT
+    config = fold_config(config, fold)
+    if (out / CONFIG).exists() and (found := read_config(out)) != config:
+        raise ValueError(f"{out.name} was begun with another configuration: {differences(found, config)}")
     if stored.exists():
         return stored
-    config = fold_config(config, fold)
     logger.info("%s: %d films to train, %d held out", out.name, len(parts.train), len(parts.test))
     fit(config, cache, parts, out, resume=True, **options)
     network, _ = load_network(out, checkpoint=LAST)
@@ -78,6 +86,27 @@ def run_fold(
 def fold_config(config: TrainConfig, fold: int) -> TrainConfig:
     """Return a configuration that holds out one fold and validates on none."""
     return dataclasses.replace(config, test_fold=fold, validation_fold=-1)
+
+
+def common_config(runs: Sequence[Path]) -> TrainConfig:
+    """Return the configuration that the runs of several folds share.
+
+    Raises
+    ------
+    ValueError
+        They differ in more than the fold, or hold out other folds than 0, 1, 2, ... in order.
+    """
+    found = [read_config(run) for run in runs]
+    for fold, config in enumerate(found):
+        if config != fold_config(found[0], fold):
+            raise ValueError(f"{runs[fold].name}: {differences(config, fold_config(found[0], fold))}")
+    return found[0]
+
+
+def differences(one: TrainConfig, other: TrainConfig) -> str:
+    """Say in which fields two configurations differ."""
+    pairs = [(key, value, getattr(other, key)) for key, value in asdict(one).items()]
+    return ", ".join(f"{key} is {value}, not {wanted}" for key, value, wanted in pairs if value != wanted)
 
 
 def load_held_out(paths: Sequence[Path], films: Sequence[Film]) -> tuple[list[Film], Predictions, NDArray[np.intp]]:

@@ -22,11 +22,13 @@ from training.choices import Choices, choose
 from training.data.cache import FilmCache
 from training.data.films import Film
 from training.data.folders import read_films
+from training.data.sources import source_of
 from training.data.splits import Split, patient_folds
 from training.measure import measure
 from training.predictions import Predictor, onnx_predictor, predict
 from training.readings import Reading, read_engine, read_predictions
 from training.report import choose_panels, make_panels, write_report
+from training.scoring import RegionRules, prescribed
 from training.train import BEST, load_network, split
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.json"
 REPORT = "report.html"
 LABELS = ("trusted", "expert", "all")
+TRAINED_ON = "NOT A TEST: the engine was trained on films of these sets, and these may be among them."
 
 
 def evaluate_run(
@@ -44,9 +47,10 @@ def evaluate_run(
     cache: FilmCache,
     parts: Split,
     *,
+    system: str = "clasegnet",
     replicates: int = 2000,
 ) -> tuple[dict[str, Any], dict[str, list[Reading]]]:
-    """Choose on validation films and measure both sets.
+    """Choose on validation films and measure both sets; a `system` may prescribe its image score.
 
     Returns
     -------
@@ -56,7 +60,8 @@ def evaluate_run(
         The readings of the same two sets.
     """
     predictions = predict(network, cache, parts.validation)
-    choices, areas = choose(predictions, cache, parts.validation)
+    allowed = prescribed(system, predictions.patch_logits.shape[-1])
+    choices, areas = choose(predictions, cache, parts.validation, aggregations=allowed)
     points = [point.name for point in choices.operating_points]
     readings = {
         "validation": read_predictions(predictions, choices, cache, parts.validation),
@@ -71,7 +76,8 @@ def evaluate_engine(
 ) -> tuple[dict[str, Any], list[Reading], dict[str, str]]:
     """Measure an engine on films through the SDK.
 
-    A film that the SDK refuses has no score; it is left out of the measures and named.
+    A film that cannot be read or that the gate refuses has no score; it is left out of the measures and named. Any
+    other error of the SDK is one of ours, and raised.
 
     Returns
     -------
@@ -82,14 +88,14 @@ def evaluate_engine(
     dict of str to str
         The error of every film refused, by path.
     """
-    from ptxsdk import PtxsdkError
+    from ptxsdk import InputError, OutOfScope
 
     readings: list[Reading] = []
     refused: dict[str, str] = {}
     for film in track(films, description="reading"):
         try:
             readings += read_engine(detector, data, cache, [film])
-        except PtxsdkError as error:
+        except (InputError, OutOfScope) as error:
             refused[film.image] = str(error)
     points = [point.name for point in detector.engine.manifest.operating_points]
     default = detector.engine.manifest.default_operating_point
@@ -140,7 +146,7 @@ def _evaluate_run(options: argparse.Namespace, out: Path) -> None:
     cache = FilmCache.open(options.data, films, config.size, options.cache or out / "cache")
     parts = split(films, cache, config)
     predictor: nn.Module | Predictor = onnx_predictor(options.onnx) if options.onnx else network
-    results, readings = evaluate_run(predictor, cache, parts, replicates=options.replicates)
+    results, readings = evaluate_run(predictor, cache, parts, system=config.system, replicates=options.replicates)
     (out / METRICS).write_text(json.dumps({"config": asdict(config), **results}, indent=1))
     choices = Choices.from_dict(results["choices"])
     chosen = choose_panels(readings["test"], options.panels, choices.operating_points[0].name)
@@ -160,7 +166,6 @@ def _evaluate_run(options: argparse.Namespace, out: Path) -> None:
 def _evaluate_engine(options: argparse.Namespace, out: Path) -> None:
     """Measure an engine through the SDK."""
     from ptxsdk import Detector, __version__
-    from training.scoring import RegionRules
 
     films = read_films(options.data)
     chosen = select(films, options.labels, folds=options.folds, fold=options.fold)
@@ -175,7 +180,16 @@ def _evaluate_engine(options: argparse.Namespace, out: Path) -> None:
         shown = choose_panels(readings, options.panels, manifest.default_operating_point)
         maps = [detector.predict(options.data / readings[index].film.image).mask_logits for index in shown]
     rules = RegionRules(high=manifest.regions.high, low=manifest.regions.low, min_area=manifest.regions.min_area)
-    results = {"engine": asdict(engine), "ptxsdk": __version__, "refused": refused, **measured}
+    trained_on = {source_of(film.origin).name for film in chosen} & {
+        source.name for source in manifest.provenance.training_data
+    }
+    results = {
+        "engine": asdict(engine),
+        "ptxsdk": __version__,
+        "may_hold_training_films": bool(trained_on),
+        "refused": refused,
+        **measured,
+    }
     (out / METRICS).write_text(json.dumps(results, indent=1))
     write_report(
         out / REPORT,
@@ -185,8 +199,8 @@ def _evaluate_engine(options: argparse.Namespace, out: Path) -> None:
         panels=make_panels([readings[index] for index in shown], maps, rules, cache),
         notes=[
             f"Read through ptxsdk {__version__}; engine SHA-256 {engine.sha256}.",
-            f"{len(refused)} of {len(chosen)} films were refused by the input gate and have no score.",
-            "Whether the engine was trained on these films its provenance tells, not this report.",
+            f"{len(refused)} of {len(chosen)} films could not be read or were refused by the input gate; no score.",
+            *([TRAINED_ON] if trained_on else []),
         ],
     )
     logger.info("%s: %s", title, measured["classification"]["auc"])

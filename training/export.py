@@ -25,16 +25,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.choices import Choices, choose, labels_of
-from training.crossval import HELD_OUT, load_held_out
-from training.data.cache import FilmCache, read_gray, sdk_preprocess
+from training.crossval import HELD_OUT, common_config, differences, fold_config, load_held_out
+from training.data.cache import FilmCache, is_display_ready, read_gray, sdk_preprocess
 from training.data.films import Film
 from training.data.folders import read_films
+from training.data.sources import source_of
+from training.data.splits import describe_split
 from training.evaluate import evaluate_run
 from training.learner import TrainConfig
 from training.measure import measure
 from training.models.output import INPUT_MEAN, INPUT_STD
 from training.predictions import Predictions, onnx_predictor
 from training.reproduce import ARMS, POINTS, read_arm
+from training.scoring import prescribed
 from training.train import BEST, LAST, load_network, split
 
 if TYPE_CHECKING:
@@ -50,36 +53,7 @@ INTENDED_USE = (
     "measured on one hospital's films, most of them from the public ChestX-ray14; not validated for clinical use."
 )
 
-NIH_CREDIT = (
-    "NIH Clinical Center; Wang et al., ChestX-ray8, CVPR 2017. Boxes by NIH, expert labels by Majkowska et al., "
-    "Radiology 2020, masks and radiologist labels of the SIIM-ACR Pneumothorax Segmentation challenge 2019"
-)
-SIIM_CREDIT = (
-    "films by the NIH Clinical Center (ChestX-ray14); labels and masks predicted by the ensemble of a team of the "
-    "challenge, which the data set does not name"
-)
-COVID_CREDIT = "GeneralBlockchain covid-19-chest-xray-segmentations-dataset and the sources of its films"
-
-SOURCES = {
-    "nih": (
-        "NIH ChestX-ray14",
-        NIH_CREDIT,
-        "films: free use with credit and citation; SIIM-ACR masks: research use",
-    ),
-    "siim2": (
-        "SIIM-ACR Pneumothorax Segmentation 2019, stage 2 films",
-        SIIM_CREDIT,
-        "films: free use with credit and citation; predicted masks: research use",
-    ),
-    "covid-seg": (
-        "GeneralBlockchain COVID-19 chest X-ray segmentation set",
-        COVID_CREDIT,
-        "outlines: CC BY 4.0; films: under their own terms",
-    ),
-}
-"""Name, credit and licence of every set the manifest can hold."""
-
-GOLDEN_CREDIT = "NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017), film {film}; free use with credit"
+GOLDEN_CREDIT = "{source}, film {film}: {credit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +219,9 @@ LOOK_ALIKES = (
 def evidence_of_run(network: nn.Module, config: TrainConfig, cache: FilmCache, films: Sequence[Film]) -> Evidence:
     """Return what a run's own validation films decide and its validation and test films measure."""
     parts = split(films, cache, config)
-    results, _ = evaluate_run(network, cache, parts)
-    held_out = f"NIH films with trusted labels, patients held out; {LOOK_ALIKES}"
+    results, _ = evaluate_run(network, cache, parts, system=config.system)
+    labels = "text-mined and experts' labels" if config.split == "paper" else "trusted labels"
+    held_out = f"films with {labels}, held out {describe_split(films)}; {LOOK_ALIKES}"
     return Evidence(
         choices=Choices.from_dict(results["choices"]),
         calibrated_on=_prevalence(parts.validation, "validation: " + held_out),
@@ -259,21 +234,34 @@ def evidence_of_run(network: nn.Module, config: TrainConfig, cache: FilmCache, f
     )
 
 
-def evidence_of_folds(arm: str, folder: Path, cache: FilmCache, films: Sequence[Film], folds: int) -> Evidence:
+def evidence_of_folds(arm: str, folder: Path, config: TrainConfig, cache: FilmCache, films: Sequence[Film]) -> Evidence:
     """Return what the pooled out-of-fold logits of a cross-validation decide, and what it measured.
 
     The measures are cross-fitted: each fold was read with choices made on the others. The engine's own choices are
     made on all of them.
+
+    Raises
+    ------
+    ValueError
+        The cross-validation differs from `config` in more than the fold.
     """
-    found, predictions, _ = load_held_out([folder / f"{arm}-{fold}" / HELD_OUT for fold in range(folds)], films)
+    runs = [folder / f"{arm}-{fold}" for fold in range(config.folds)]
+    shared = common_config(runs)
+    if fold_config(config, 0) != shared:
+        raise ValueError(
+            f"the cross-validation is of another configuration: {differences(shared, fold_config(config, 0))}"
+        )
+    found, predictions, _ = load_held_out([run / HELD_OUT for run in runs], films)
     choices, _ = choose(
-        predictions, cache, found, aggregations=ARMS[arm].aggregations(predictions.patch_logits.shape[-1])
+        predictions, cache, found, aggregations=prescribed(ARMS[arm].system, predictions.patch_logits.shape[-1])
     )
-    readings = read_arm(arm, films, cache, folds, folder)
+    readings = read_arm(arm, films, cache, config.folds, folder)
     experts = [reading for reading in readings if reading.film.expert]
     how = (
-        f"{folds}-fold cross-validation by patient of the same configuration, each fold read with choices made on the "
-        f"others; the network of this engine was then trained on all films. {LOOK_ALIKES}"
+        f"{config.folds}-fold cross-validation {describe_split(films)} of the same configuration, each fold read with "
+        "choices made on the others; the network of this engine was then trained on all films. The recipe was "
+        "developed on these films; masks marked as predicted come from a network that may have learnt from them. "
+        + LOOK_ALIKES
     )
     return Evidence(
         choices=choices,
@@ -329,8 +317,8 @@ def training_data(films: Sequence[Film]) -> tuple[DataSource, ...]:
 
     found = []
     for origin, count in sorted(Counter(film.origin for film in films).items()):
-        title, credit, licence = SOURCES[origin]
-        found.append(parts.DataSource(name=title, n=count, credit=credit, licence=licence))
+        source = source_of(origin)
+        found.append(parts.DataSource(name=source.name, n=count, credit=source.credit, licence=source.licence))
     return tuple(found)
 
 
@@ -378,6 +366,8 @@ def make_golden(
         predictions = Predictions(*run(image[None, None]))
         results.append((film, pixels, predictions, float(choices.probabilities(predictions)[0])))
     positives = [result for result in results if result[0].label]
+    if not positives or len(positives) == len(results):
+        raise ValueError("golden vectors need PNG or JPEG films of both classes with trusted labels")
     edge = choices.operating_points[0].threshold
     chosen = [
         max(positives, key=lambda result: result[3]),
@@ -389,12 +379,14 @@ def make_golden(
     for film, pixels, predictions, probability in chosen:
         stem = Path(film.image).stem.lower()
         vector = parts.Golden(
-            name=f"nih-{stem}",
+            name=f"{film.origin}-{stem}",
             pixels=f"golden/{stem}.pixels.npy",
             patch_logits=f"golden/{stem}.patch.npy",
             mask_logits=f"golden/{stem}.mask.npy",
             probability=probability,
-            credit=GOLDEN_CREDIT.format(film=Path(film.image).stem),
+            credit=GOLDEN_CREDIT.format(
+                source=source_of(film.origin).name, film=Path(film.image).stem, credit=source_of(film.origin).credit
+            ),
             # None for bf16, so no device runs the network in it: single films moved by up to .08 of probability.
             tolerance={"fp32": parts.Tolerance(logits=0.05, probability=0.005)},
         )
@@ -440,10 +432,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     films = read_films(options.data)
     cache = FilmCache.open(options.data, films, config.size, options.cache or options.run / "cache")
     if options.cross_validated:
-        evidence = evidence_of_folds(options.arm, options.cross_validated, cache, films, config.folds)
+        evidence = evidence_of_folds(options.arm, options.cross_validated, config, cache, films)
     else:
         evidence = evidence_of_run(network, config, cache, films)
-    golden = [film for film in films if film.origin == "nih" and film.expert and (film.has_mask or not film.label)]
+    golden = [film for film in films if film.trusted and is_display_ready(film.image)]
     export_engine(
         onnx_path, evidence, config, golden, options.data, options.out, name=options.name, version=options.version
     )

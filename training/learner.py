@@ -35,9 +35,9 @@ Schedule = Literal["cosine", "plateau"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a run is made of. Every field is an option of ``python -m training.train``, its help in the metadata.
+    """What a run is made of. Every field is an option of ``python -m training.train``, explained in `HELP`.
 
-    Two runs with the same configuration on the same machine agree.
+    Two runs with the same configuration on the CPU of the same machine agree.
     """
 
     system: System = "clasegnet"
@@ -64,6 +64,8 @@ class TrainConfig:
     validation_fold: int = 0
     test_fold: int = 1
     look_alike: float = 0.2
+    context: bool = False
+    image_weight: float = LossWeights.image
     exact_product: bool = False
     paper_floor: bool = False
     focal: float = 0.0
@@ -75,10 +77,12 @@ class TrainConfig:
         """The weights of ClaSegNet's loss."""
         floor = PAPER_FLOOR if self.paper_floor else 0.0
         if self.supervision == "image":
-            return LossWeights(region=0.0, pixel=0.0, dice=0.0, floor=floor)
+            return LossWeights(region=0.0, pixel=0.0, dice=0.0, image=self.image_weight, floor=floor)
         # A sum over patches is a hundred times a mean over them; bring its weight down to match.
         region = 0.05 if self.exact_product or self.paper_floor else LossWeights.region
-        return LossWeights(region=region, exact_product=self.exact_product, floor=floor, focal=self.focal)
+        return LossWeights(
+            region=region, image=self.image_weight, exact_product=self.exact_product, floor=floor, focal=self.focal
+        )
 
     def network(self, *, weights: str | None = None) -> ClaSegNet | Classifier | LiNet:
         """Build the network, from the weights named here unless others are named."""
@@ -87,12 +91,14 @@ class TrainConfig:
             return Classifier(self.backbone, **common)
         if self.system == "li2018":
             return LiNet(self.backbone, grid=self.grid, **common)
-        return ClaSegNet(self.backbone, grid=self.grid, **common)
+        return ClaSegNet(
+            self.backbone, grid=self.grid, decoder=self.supervision == "masks", context=self.context, **common
+        )
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> TrainConfig:
-        """Read back what `asdict` wrote."""
-        return cls(**{field.name: plain[field.name] for field in fields(cls)})
+        """Read back what `asdict` wrote; a field that an older run did not have keeps its default."""
+        return cls(**{field.name: plain[field.name] for field in fields(cls) if field.name in plain})
 
 
 HELP = {
@@ -120,6 +126,8 @@ HELP = {
     "validation_fold": "fold that decides early stopping; -1: none",
     "test_fold": "fold that is held out and never looked at; -1: none",
     "look_alike": "similarity to a held-out film that costs a film without a patient id its place",
+    "context": "add a logit of the whole film to every patch of clasegnet",
+    "image_weight": "weight of clasegnet's image-level cross-entropy",
     "exact_product": "sum the paper's product over patches, not its re-weighed mean",
     "paper_floor": "map every factor of the products to [0.98, 1], as Li et al. do",
     "focal": "exponent of the focal form of the decoder's cross-entropy",
@@ -138,15 +146,13 @@ class Learner(lightning.LightningModule):
         What to train.
     bf16 : bool
         Run the forward pass in bfloat16.
-    weights : str or None
-        First weights of the backbone where not those of `config`.
     """
 
-    def __init__(self, config: TrainConfig, *, bf16: bool = False, weights: str | None = None) -> None:
+    def __init__(self, config: TrainConfig, *, bf16: bool = False) -> None:
         super().__init__()
         self.config = config
         self.bf16 = bf16
-        self.network = config.network(weights=weights)
+        self.network = config.network()
         self.auroc = BinaryAUROC()
         self.precision_recall = BinaryAveragePrecision()
         self._dice: list[Tensor] = []

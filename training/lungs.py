@@ -294,9 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="archive of `images` (paths) and `lungs` to write; the weights go beside it",
     )
     parser.add_argument("--size", type=int, default=384, help="side of the preprocessed films")
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held-out", type=int, default=15, help="films kept from training to report the Dice of")
+    parser.add_argument("--steps", type=int, default=1200, help="steps of 12 films")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw")
+    parser.add_argument("--held-out", type=int, default=15, help="patients kept from training to report the Dice of")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     size = options.size

@@ -19,6 +19,8 @@ IOU_STEPS = (0.1, 0.25, 0.5)
 SIZES = {"below 1 % of the film": (0.0, 0.01), "1 to 5 %": (0.01, 0.05), "above 5 %": (0.05, 1.01)}
 """Sizes of a finding as shares of the film."""
 
+AGES = {"below 40 years": (0, 40), "40 to 64": (40, 65), "65 and more": (65, 200)}
+
 Plain = dict[str, Any]
 
 _NOTHING = {"value": None, "low": None, "high": None, "n": 0}
@@ -117,7 +119,9 @@ def localization(readings: Sequence[Reading], point: str, *, replicates: int) ->
 
 
 def strata(readings: Sequence[Reading], point: str, *, replicates: int) -> dict[str, dict[str, Plain]]:
-    """Measure by projection, size of the finding, other findings and source of the label.
+    """Measure by projection, size of the finding, other findings, sex, age and source of the label.
+
+    The stratum that matters most, chest tube or none, cannot be measured: none of the data sets names tubes.
 
     Returns
     -------
@@ -126,6 +130,7 @@ def strata(readings: Sequence[Reading], point: str, *, replicates: int) -> dict[
     """
     views = sorted({reading.film.view for reading in readings} - {""})
     others = sorted({name for reading in readings for name in reading.film.findings} - {"Pneumothorax", "No Finding"})
+    sexes = sorted({reading.film.sex for reading in readings} - {""})
     sources = sorted({reading.film.labelled_by for reading in readings})
 
     def part(chosen: Callable[[Reading], bool]) -> Plain:
@@ -139,6 +144,11 @@ def strata(readings: Sequence[Reading], point: str, *, replicates: int) -> dict[
             for name, (low, high) in SIZES.items()
         },
         "other finding": {name: part(lambda each, name=name: name in each.film.findings) for name in others},
+        "sex": {sex: part(lambda each, sex=sex: each.film.sex == sex) for sex in sexes},
+        "age": {
+            name: part(lambda each, low=low, high=high: each.film.age is not None and low <= each.film.age < high)
+            for name, (low, high) in AGES.items()
+        },
         "label by": {name: part(lambda each, name=name: each.film.labelled_by == name) for name in sources},
     }
 

@@ -66,7 +66,9 @@ def proportion(hits: Flags, groups: Sequence[Hashable], *, replicates: int = 200
         patients = len(set(groups))
         measured = wilson(patients * int(hits.any()), patients)
         return Measured(value=measured.value, low=measured.low, high=measured.high, n=hits.size)
-    return bootstrap(lambda draw: float(hits[draw].mean()), groups, replicates=replicates)
+    measured = bootstrap(lambda draw: float(hits[draw].mean()), groups, replicates=replicates)
+    low, high = min(measured.low, measured.value), max(measured.high, measured.value)
+    return Measured(value=measured.value, low=low, high=high, n=hits.size)
 
 
 def auc(labels: Flags, scores: Floats) -> float:
@@ -102,7 +104,7 @@ def delong(labels: Flags, one: Floats, other: Floats) -> tuple[Measured, float]:
     variance = np.var(of_positives[0] - of_positives[1], ddof=1) / positives
     variance += np.var(of_negatives[0] - of_negatives[1], ddof=1) / negatives
     error = float(np.sqrt(variance))
-    p = float(2 * norm.sf(abs(gap) / error)) if error else 1.0
+    p = float(2 * norm.sf(abs(gap) / error)) if error else float(gap == 0)
     return Measured(value=gap, low=gap - _Z95 * error, high=gap + _Z95 * error, n=labels.size), p
 
 
@@ -169,4 +171,4 @@ def bootstrap(
     if math.isnan(value) or all(map(math.isnan, draws)):
         return Measured(value=math.nan, low=math.nan, high=math.nan, n=len(groups))
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Measured(value=value, low=min(value, float(low)), high=max(value, float(high)), n=len(groups))
+    return Measured(value=value, low=float(low), high=float(high), n=len(groups))

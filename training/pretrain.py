@@ -30,11 +30,16 @@ from training.data.films import Film
 from training.data.stream import to_input
 from training.learner import TrainConfig, learning_rate
 from training.models.backbones import create_backbone
-from training.train import add_config_options, bf16_is_fast, config_of, prepare
+from training.train import LEFT_OUT, add_config_options, bf16_is_fast, config_of, prepare
 
 logger = logging.getLogger(__name__)
 
 PNEUMOTHORAX = "Pneumothorax"
+FIELDS = (
+    *("backbone", "weights", "size", "batch", "steps", "seed", "lr", "weight_decay", "augmentation"),
+    *("split", "folds", "validation_fold", "test_fold", "look_alike"),
+)
+"""The fields of `TrainConfig` that matter here."""
 
 
 def attributes(films: Sequence[Film]) -> list[str]:
@@ -211,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare batches")
     parser.add_argument("--threads", type=int, default=0, help="threads of the arithmetic; 0 leaves it to PyTorch")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
-    add_config_options(parser)
+    add_config_options(parser, only=FIELDS)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.threads:
@@ -220,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache, parts = prepare(options.data, options.cache or options.out.parent / "cache", config)
     weights = pretrain(config, cache, parts.train, workers=options.workers, progress=options.progress)
     draft = options.out.with_suffix(".part")
-    torch.save(weights, draft)
+    left_out = sorted({film.patient for film in (*parts.validation, *parts.test)})
+    torch.save({"state_dict": weights, LEFT_OUT: left_out}, draft)
     draft.replace(options.out)
     logger.info("%s: %s from %d films", options.out.name, config.backbone, len(parts.train))
 

@@ -21,14 +21,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.crossval import HELD_OUT, cross_fit, fold_config, load_held_out, run_fold
+from training.choices import labels_of
+from training.crossval import HELD_OUT, common_config, cross_fit, fold_config, load_held_out, run_fold
 from training.data.cache import FilmCache
 from training.data.films import Film, describe
 from training.data.folders import read_films
+from training.data.splits import describe_split, patient_folds
 from training.learner import TrainConfig
-from training.measure import compare, measure
+from training.measure import compare, measure, probabilities_of
+from training.metrics import auc
 from training.readings import Reading
-from training.scoring import Aggregation
+from training.scoring import prescribed
 from training.train import add_config_options, add_run_options, config_of, load_lungs, split
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,11 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 TABLE = "results.md"
 REPORT = "report.html"
+FIXED = (
+    *("system", "supervision", "made", "split", "validation_fold", "test_fold", "schedule", "patience"),
+    *("paper_floor", "exact_product"),
+)
+"""Fields of `TrainConfig` that the arms and the folds decide."""
 POINTS = ("balanced", "high_sensitivity")
 TRUSTED = (
     "Trusted labels: masks, boxes and expert panels for positives; for negatives experts, or reports that do not "
@@ -53,22 +61,15 @@ class Arm:
         What it is, in a table.
     changes : dict
         Fields of `TrainConfig` that differ from the common configuration.
-    mean_of_patches : bool
-        The system prescribes its image score: the mean of all patches, as a classifier pools.
-    noisy_or : bool
-        The system prescribes its image score: the noisy-OR.
     """
 
     title: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    mean_of_patches: bool = False
-    noisy_or: bool = False
 
-    def aggregations(self, grid: int) -> list[Aggregation] | None:
-        """Return the aggregations to choose from on a grid of this side; None: all."""
-        if self.mean_of_patches:
-            return [Aggregation(method="top_k", k=grid * grid)]
-        return [Aggregation(method="noisy_or")] if self.noisy_or else None
+    @property
+    def system(self) -> str:
+        """The network and loss; see `TrainConfig`."""
+        return str(self.changes.get("system", "clasegnet"))
 
 
 ARMS = {
@@ -79,12 +80,10 @@ ARMS = {
     "classifier": Arm(
         title="Classifier with global pooling, image labels",
         changes={"system": "classifier", "supervision": "image"},
-        mean_of_patches=True,
     ),
     "li2018": Arm(
         title="Li et al. 2018, boxes about the masks",
         changes={"system": "li2018", "supervision": "boxes"},
-        noisy_or=True,
     ),
 }
 """The arms by name; the first is the one the others are held against."""
@@ -131,9 +130,8 @@ def run_arm(
 def read_arm(name: str, films: Sequence[Film], cache: FilmCache, folds: int, out: Path) -> list[Reading]:
     """Read every held-out film of a finished arm, with choices made on the other folds."""
     found, predictions, fold_of = load_held_out([out / f"{name}-{fold}" / HELD_OUT for fold in range(folds)], films)
-    return cross_fit(
-        found, predictions, fold_of, cache, aggregations=ARMS[name].aggregations(predictions.patch_logits.shape[-1])
-    )
+    allowed = prescribed(ARMS[name].system, predictions.patch_logits.shape[-1])
+    return cross_fit(found, predictions, fold_of, cache, aggregations=allowed)
 
 
 def finished(out: Path, folds: int) -> list[str]:
@@ -141,13 +139,25 @@ def finished(out: Path, folds: int) -> list[str]:
     return [name for name in ARMS if all((out / f"{name}-{fold}" / HELD_OUT).exists() for fold in range(folds))]
 
 
-def summarise(readings: Mapping[str, Sequence[Reading]], *, replicates: int = 2000) -> dict[str, Any]:
+def summarise(
+    readings: Mapping[str, Sequence[Reading]], fold_of: Mapping[str, int], *, replicates: int = 2000
+) -> dict[str, Any]:
     """Measure every arm, and every arm against the first.
+
+    Parameters
+    ----------
+    readings : dict of str to sequence of Reading
+        By arm, the same films in the same order.
+    fold_of : dict of str to int
+        Fold of each patient.
+    replicates : int
+        Draws of the bootstrap.
 
     Returns
     -------
     dict
-        ``arms``: by name, measures on ``trusted`` labels and on ``expert`` labels alone; ``compared``: by name, the
+        ``arms``: by name, measures on ``trusted`` labels and on ``expert`` labels alone, and the AUC of each fold by
+        itself; ``compared``: by name, the
         first arm less this one, on trusted labels.
     """
     first, *others = readings
@@ -157,6 +167,7 @@ def summarise(readings: Mapping[str, Sequence[Reading]], *, replicates: int = 20
                 "title": ARMS[name].title,
                 "trusted": measure(own, POINTS, replicates=replicates),
                 "expert": measure([each for each in own if each.film.expert], POINTS, replicates=replicates),
+                "auc_by_fold": auc_by_fold(own, fold_of),
             }
             for name, own in readings.items()
         },
@@ -166,9 +177,19 @@ def summarise(readings: Mapping[str, Sequence[Reading]], *, replicates: int = 20
     }
 
 
+def auc_by_fold(readings: Sequence[Reading], fold_of: Mapping[str, int]) -> list[float]:
+    """Return the AUC of each fold by itself."""
+    folds = np.array([fold_of[reading.film.patient] for reading in readings])
+    labels, scores = labels_of([reading.film for reading in readings]), probabilities_of(readings)
+    return [round(auc(labels[folds == fold], scores[folds == fold]), 4) for fold in range(int(folds.max()) + 1)]
+
+
 def table(results: Mapping[str, Any], labels: str = "trusted") -> str:
     """Return the paper's table in Markdown: accuracy, precision, recall, AUC and Dice at ``balanced``."""
-    rows = ["| system | accuracy | precision | recall | AUC | Dice | peak in region | ECE |", "|---" * 8 + "|"]
+    rows = [
+        "| system | accuracy | precision | recall | AUC (of each fold) | Dice | peak in region | ECE |",
+        "|---" * 8 + "|",
+    ]
     for arm in results["arms"].values():
         own = arm[labels]
         point = own["operating_points"]["balanced"]
@@ -181,7 +202,10 @@ def table(results: Mapping[str, Any], labels: str = "trusted") -> str:
             own["localization"]["peak_in_region"],
             own["classification"]["ece"],
         ]
-        rows.append(" | ".join([f"| {arm['title']}", *(_with_interval(value) for value in values)]) + " |")
+        cells = [_with_interval(value) for value in values]
+        if labels == "trusted":
+            cells[3] += f" ({', '.join(f'{area:.3f}' for area in arm['auc_by_fold'])})"
+        rows.append(" | ".join([f"| {arm['title']}", *cells]) + " |")
     return "\n".join(rows)
 
 
@@ -246,9 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--only-folds", nargs="+", type=int, help="folds to train; all when not given")
     add("--tables-only", action="store_true", help="train nothing; measure what is finished")
     add("--replicates", type=int, default=2000, help="draws of the bootstrap")
-    add_config_options(parser)
+    add_config_options(parser, only=[each.name for each in dataclasses.fields(TrainConfig) if each.name not in FIXED])
     add_run_options(parser)
     options = parser.parse_args(arguments)
+    if "made" in options.arms and not options.lungs and not options.tables_only:
+        parser.error("the arm 'made' needs --lungs, from python -m training.lungs; or name the other arms with --arms")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -273,26 +299,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not done:
         logger.info("no arm is finished; nothing to measure")
         return
+    shared = common_config([options.out / f"{done[0]}-{fold}" for fold in range(config.folds)])
     readings = {name: read_arm(name, films, cache, config.folds, options.out) for name in done}
     results = {
         "title": "Cross-validation of ClaSegNet, its ablations and its baselines",
-        "setting": setting(config),
+        "setting": setting(shared, films),
         "films": describe(films),
-        "config": asdict(config),
-        **summarise(readings, replicates=options.replicates),
+        "config": asdict(shared),
+        **summarise(readings, patient_folds(films, config.folds), replicates=options.replicates),
     }
     write_results(results, readings, options.out)
     print((options.out / TABLE).read_text())
 
 
-def setting(config: TrainConfig) -> str:
-    """Say in a sentence how the arms were trained."""
+def setting(config: TrainConfig, films: Sequence[Film]) -> str:
+    """Say how the arms were trained and what the figures do not tell."""
+    warm = f", the first {config.warm_steps} of them at {config.warm_size}" if config.warm_steps else ""
     return (
-        f"{config.folds}-fold cross-validation by patient, pooled out of fold; backbone {config.backbone} at "
-        f"{config.size} x {config.size}, {config.steps} steps of {config.batch} films, first weights "
-        f"{config.weights}; choices made on the other folds, none on the fold measured. Films without a patient id "
-        f"that look like a held-out film (similarity {config.look_alike}) left training; this finds about half of the "
-        "pairs of one patient. Intervals are 95 %."
+        f"{config.folds}-fold cross-validation {describe_split(films)}, pooled out of fold; backbone {config.backbone} "
+        f"at {config.size} x {config.size}, {config.steps} steps of {config.batch} films{warm}, first weights "
+        f"{config.weights}, one seed an arm. Aggregation, calibration, thresholds and region rules of a fold were "
+        "chosen on the other folds. The recipe itself (losses, augmentation, steps) was developed on these films, "
+        "which makes every arm look a little better than it is. Films without a patient id that look like a held-out "
+        f"film (similarity {config.look_alike}) left training; this finds about half of the pairs of one patient. Masks "
+        "marked as predicted come from a network that may have learnt from films measured here. Intervals are 95 % "
+        "over films and patients; they do not hold the chance of training anew."
     )
 
 

@@ -62,6 +62,19 @@ def candidates(size: int) -> list[Aggregation]:
     ]
 
 
+def prescribed(system: str, grid: int) -> list[Aggregation] | None:
+    """Return the image scores a system may use on a grid of side `grid`; None: any.
+
+    A classifier's is the mean over all places, on which it was trained; that of Li et al. is the noisy-OR, under the
+    map of factors to [0.98, 1] or without.
+    """
+    if system == "classifier":
+        return [Aggregation(method="top_k", k=grid * grid)]
+    if system == "li2018":
+        return [Aggregation(method="paper_098"), Aggregation(method="noisy_or")]
+    return None
+
+
 def image_logits(logits: Floats, aggregation: Aggregation) -> Floats:
     """Aggregate the logits of each film.
 
@@ -91,7 +104,7 @@ def image_logits(logits: Floats, aggregation: Aggregation) -> Floats:
     return np.log(-np.expm1(none)) - none
 
 
-def choose_aggregation(scores: dict[Aggregation, Floats], labels: Flags, *, margin: float = 0.01) -> Aggregation:
+def choose_aggregation(scores: dict[Aggregation, Floats], labels: Flags, *, margin: float = 0.003) -> Aggregation:
     """Choose an aggregation by validation AUC, differences below `margin` counting as noise.
 
     The patches are read unless the mask gains `margin` over them. Of those within `margin` of the best, the one that
@@ -183,6 +196,10 @@ class RegionRules:
         return np.asarray(components.kept(self)[components.marks])
 
 
+RULES_WITHOUT_MASKS = RegionRules(high=0.5, low=0.3, min_area=100)
+"""What films without masks are read with: nothing could be chosen on them."""
+
+
 class Components(NamedTuple):
     """The connected components of a mask at one low threshold; component 0 is the background.
 
@@ -225,12 +242,14 @@ def choose_region_rules(
     mask_logits : ndarray
         (n, S, S).
     truths : dict of int to ndarray
-        The mask (S, S) of each positive by its index.
+        The mask (S, S) of each positive by its index; where there is none, `RULES_WITHOUT_MASKS` it is.
     negatives : ndarray
         Indices of negatives.
     slack : float
         Mean Dice that may be given up.
     """
+    if not truths:
+        return RULES_WITHOUT_MASKS
 
     def plain_dice(low: float) -> float:
         return float(np.mean([dice(mask_logits[index] >= _logit(low), truth) for index, truth in truths.items()]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 CONFIG = "config.json"
+LEFT_OUT = "left_out"
 
 
 def prepare(
@@ -73,7 +75,9 @@ def split(
         return parts
     stored = cache.folder / "vectors.npy"
     if not stored.exists():
-        np.save(stored, describe_films(cache))
+        draft = stored.with_name(f"{os.getpid()}.part.npy")
+        np.save(draft, describe_films(cache))
+        draft.replace(stored)
     train = drop_look_alikes(parts.train, held_out, np.load(stored), cache.row_of, threshold=config.look_alike)
     return parts._replace(train=train)
 
@@ -152,7 +156,15 @@ def fit(
         Write event files; show a bar.
     until : int or None
         Step to stop at.
+
+    Raises
+    ------
+    ValueError
+        The configuration needs validation films and there are none, or its first weights know a held-out patient.
     """
+    if not parts.validation and (config.patience or config.schedule == "plateau"):
+        raise ValueError("early stopping and the plateau schedule need validation films")
+    check_weights(config.weights, parts)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
@@ -229,6 +241,11 @@ def fit(
         trainer.fit(learner, loader, shown if parts.validation else None, ckpt_path=checkpoint, weights_only=False)
 
 
+def read_config(run: Path) -> TrainConfig:
+    """Return the configuration of a run."""
+    return TrainConfig.from_dict(json.loads((run / CONFIG).read_text()))
+
+
 def load_network(run: Path, *, checkpoint: str = LAST) -> tuple[nn.Module, TrainConfig]:
     """Return the averaged network of a run, in evaluation mode, and the run's configuration.
 
@@ -239,13 +256,29 @@ def load_network(run: Path, *, checkpoint: str = LAST) -> tuple[nn.Module, Train
     checkpoint : str
         ``last.ckpt`` for the last weights, ``best.ckpt`` for those that validated best.
     """
-    config = TrainConfig.from_dict(json.loads((run / CONFIG).read_text()))
+    config = read_config(run)
     state = torch.load(run / checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     network = config.network(weights="none")
     prefix = "network."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     network.load_state_dict(own)
     return network.eval(), config
+
+
+def check_weights(weights: str, parts: Split) -> None:
+    """Refuse first weights from `training.pretrain` that were learnt on a patient who is held out now.
+
+    Raises
+    ------
+    ValueError
+        They were.
+    """
+    if weights in {"imagenet", "none"} or Path(weights).suffix == ".safetensors":
+        return
+    left_out = torch.load(weights, map_location="cpu", weights_only=True).get(LEFT_OUT)
+    held_out = {film.patient for film in (*parts.validation, *parts.test)}
+    if left_out is not None and (known := held_out - set(left_out)):
+        raise ValueError(f"{weights} was learnt on {len(known)} of the {len(held_out)} patients held out here")
 
 
 def load_lungs(path: Path, size: int) -> dict[str, NDArray[np.uint8]]:
@@ -269,10 +302,12 @@ def bf16_is_fast() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public one
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one option for every field of `TrainConfig`."""
+def add_config_options(parser: argparse.ArgumentParser, *, only: Sequence[str] | None = None) -> None:
+    """Give a parser one option for every field of `TrainConfig`, or for some of them."""
     hints = get_type_hints(TrainConfig)
     for field in fields(TrainConfig):
+        if only is not None and field.name not in only:
+            continue
         flag, kind = f"--{field.name.replace('_', '-')}", hints[field.name]
         if kind is bool:
             parser.add_argument(flag, action="store_true", help=HELP[field.name])
@@ -311,7 +346,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def config_of(options: argparse.Namespace) -> TrainConfig:
     """Return the part of the command line that defines the run."""
-    return TrainConfig(**{field.name: getattr(options, field.name) for field in fields(TrainConfig)})
+    return TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig) if hasattr(options, f.name)})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

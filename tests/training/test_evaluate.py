@@ -163,6 +163,11 @@ def test_a_fold_is_trained_once_and_read_with_the_choices_of_the_others(
         parts = split(films, cache, crossval.fold_config(config, fold))
         assert not parts.validation
         stored.append(run_fold(config, fold, cache, parts, tmp_path / f"arm-{fold}", **quiet))
+    assert crossval.common_config([path.parent for path in stored]) == crossval.fold_config(config, 0)
+    with pytest.raises(ValueError, match=r"lr is 0\.003, not 0\.5"):
+        run_fold(dataclasses.replace(config, lr=0.5), 1, cache, parts, tmp_path / "arm-1", **quiet)
+    with pytest.raises(ValueError, match="test_fold is 1, not 0"):
+        crossval.common_config([path.parent for path in stored[::-1]])
     monkeypatch.setattr(crossval, "fit", None)
     assert run_fold(config, 1, cache, parts, tmp_path / "arm-1") == stored[1]
     found, predictions, folds = load_held_out(stored, films)

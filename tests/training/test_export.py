@@ -113,7 +113,7 @@ def test_an_engine_trained_on_every_film_is_vouched_for_by_the_folds(
     for fold in range(2):
         own = split(films, cache, fold_config(config, fold))
         run_fold(config, fold, cache, own, tmp_path / f"clasegnet-{fold}", **quiet)
-    evidence = export.evidence_of_folds("clasegnet", tmp_path, cache, films, 2)
+    evidence = export.evidence_of_folds("clasegnet", tmp_path, config, cache, films)
     trusted = [each for each in films if each.trusted]
     assert evidence.n == len(trusted)
     path = tmp_path / "tiny.ptxengine"

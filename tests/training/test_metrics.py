@@ -100,6 +100,8 @@ def test_delong_by_its_definition(films):
     assert found.high - found.low == pytest.approx(2 * 1.959964 * variance**0.5, rel=1e-5)
     assert 0 < p < 1
     assert metrics.delong(labels, one, one)[1] == 1
+    perfect = labels.astype(float)
+    assert metrics.delong(labels, perfect, -perfect)[1] == 0
 
 
 def test_a_measure_that_is_not_defined_is_nan():

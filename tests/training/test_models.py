@@ -68,6 +68,33 @@ def test_the_patch_map_carries_the_mask():
     torch.testing.assert_close(after.mask_logits, before.mask_logits + 2.0 * network.patch_share.item())
 
 
+def test_without_a_decoder_the_mask_is_the_patch_map():
+    network = ClaSegNet("test_efficientnet", size=64, grid=4, weights="none", decoder=False).eval()
+    with torch.no_grad():
+        output = network(torch.randn(1, 1, 64, 64))
+    wanted = torch.nn.functional.interpolate(output.patch_logits[:, None], scale_factor=16.0, mode="bilinear")[:, 0]
+    torch.testing.assert_close(output.mask_logits, wanted)
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_every_weight_has_a_say(context):
+    for decoder in (True, False):
+        network = ClaSegNet("test_efficientnet", size=64, grid=4, weights="none", decoder=decoder, context=context)
+        output = network(torch.randn(2, 1, 64, 64))
+        (output.patch_logits.mean() + output.mask_logits.square().mean()).backward()
+        silent = [name for name, value in network.named_parameters() if value.grad is None]
+        assert all(name.startswith("backbone.") for name in silent)
+
+
+def test_the_films_own_logit_lifts_every_patch_alike():
+    network = ClaSegNet("test_efficientnet", size=64, grid=4, weights="none", context=True).eval()
+    film = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        before = network(film).patch_logits
+        network.film_logit.bias += 1.5
+        torch.testing.assert_close(network(film).patch_logits, before + 1.5)
+
+
 def test_the_classifiers_image_logit_is_that_of_global_pooling():
     network = Classifier("resnet18", size=64, weights="none").eval()
     film = torch.randn(2, 1, 64, 64)

@@ -80,6 +80,16 @@ def test_within_noise_the_fewest_logits_are_pooled():
     assert scoring.choose_aggregation({many: scores, few: -scores}, labels) == many
 
 
+def test_films_without_masks_are_read_with_fixed_rules():
+    assert scoring.choose_region_rules(np.zeros((2, 8, 8)), {}, np.array([0])) == scoring.RULES_WITHOUT_MASKS
+
+
+def test_a_system_keeps_to_its_own_score():
+    assert scoring.prescribed("clasegnet", 8) is None
+    assert scoring.prescribed("classifier", 8) == [Aggregation(method="top_k", k=64)]
+    assert {each.method for each in scoring.prescribed("li2018", 8)} == {"noisy_or", "paper_098"}
+
+
 def test_platt_recovers_a_known_calibration():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 20_000)

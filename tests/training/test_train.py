@@ -67,7 +67,7 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(trained, tiny_config, pre
     state = torch.load(tmp_path / train.LAST, weights_only=True)
     assert state["global_step"] == 12
     for name, value in weights_of(trained).items():
-        torch.testing.assert_close(weights_of(tmp_path)[name], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(weights_of(tmp_path)[name], value), name
 
 
 def test_the_averaged_weights_are_kept_beside_those_trained(trained):
@@ -113,6 +113,13 @@ def test_early_stopping_ends_a_run_that_gains_nothing(tiny_config, prepared, qui
     cache, parts = prepared
     fit(config, cache, parts, tmp_path, **quiet)
     assert torch.load(tmp_path / train.LAST, weights_only=True)["global_step"] < 60
+
+
+@pytest.mark.parametrize("changes", [{"patience": 2}, {"schedule": "plateau"}])
+def test_what_needs_validation_films_is_refused_without(changes, tiny_config, prepared, quiet, tmp_path):
+    cache, parts = prepared
+    with pytest.raises(ValueError, match="need validation films"):
+        fit(dataclasses.replace(tiny_config, **changes), cache, parts._replace(validation=[]), tmp_path, **quiet)
 
 
 def test_the_learning_rate_rises_then_falls():

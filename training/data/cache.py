@@ -170,7 +170,9 @@ class FilmCache:
             images[row] = np.rint(tensor * 255)
             if film.image in region_of:
                 region = _draw_region(data, film, pixels.shape)
-                regions[region_of[film.image]] = preprocess(region, size)[0] >= 0.5
+                covered = preprocess(region, size)[0]
+                # A finding thinner than a pixel is kept where it covers most.
+                regions[region_of[film.image]] = covered >= min(0.5, float(covered.max()) or 0.5)
 
         with ThreadPoolExecutor(threads) as pool:
             for done, _ in enumerate(pool.map(fill, films), 1):
@@ -182,8 +184,10 @@ class FilmCache:
         (draft / "index.json").write_text(json.dumps({"rows": row_of, "regions": region_of}))
         try:
             draft.rename(place)
-        except OSError:  # another run finished the same cache first
+        except OSError:
             shutil.rmtree(draft)
+            if not place.exists():
+                raise  # not because another run finished the same cache first
 
 
 def read_gray(path: Path) -> NDArray[np.uint8]:
@@ -192,6 +196,11 @@ def read_gray(path: Path) -> NDArray[np.uint8]:
     if pixels is None:
         raise FileNotFoundError(f"cannot read {path.name} as an image")
     return np.asarray(pixels, np.uint8)
+
+
+def is_display_ready(name: str) -> bool:
+    """Tell whether a file's pixels are 8-bit display values: PNG or JPEG."""
+    return Path(name).suffix.lower() in _DISPLAY_READY
 
 
 def read_film(path: Path) -> tuple[NDArray[Any], Display | None]:
@@ -211,7 +220,7 @@ def read_film(path: Path) -> tuple[NDArray[Any], Display | None]:
     ptxsdk.errors.InputError
         Another file cannot be read.
     """
-    if path.suffix.lower() in _DISPLAY_READY:
+    if is_display_ready(path.name):
         return read_gray(path), None
     from ptxsdk.readers import read
 

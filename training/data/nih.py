@@ -70,7 +70,7 @@ def _film(row: dict[str, str], place: str) -> Film:
     """Return the film of a row with its text-mined label; a ValueError says what is malformed."""
     if not row["Patient ID"].isdigit():
         raise ValueError(f"patient id {row['Patient ID']!r} is not a number")
-    findings = tuple(finding for finding in row["Finding Labels"].split("|") if finding and finding != "No Finding")
+    findings = tuple(finding for finding in row["Finding Labels"].split("|") if finding)
     return Film(
         image=place,
         origin="nih",

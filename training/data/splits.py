@@ -13,7 +13,7 @@ from training.data.films import Film
 class Split(NamedTuple):
     """Patient-disjoint lists of films.
 
-    `validation` decides early stopping; `test` is only ever reported. The two hold films with trusted labels alone.
+    `validation` decides early stopping; `test` is only ever reported.
     """
 
     train: list[Film]
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
 
 def patient_folds(films: Iterable[Film], count: int) -> dict[str, int]:
-    """Deal the patients of trusted films to folds, with positives and expert labels spread evenly.
+    """Deal the patients of trusted films to folds, with the films of each kind of patient spread evenly.
 
     Patients go in the order of a hash of their id, those with a trusted positive first, then those with an expert's
     negative, then the others, each to the fold that has the fewest films of that stratum so far: deterministic,
@@ -130,6 +130,11 @@ def paper_split(
     if missing:
         raise ValueError(f"too few films of known patients for this split: {'; '.join(missing)}")
     return Split(*([film for film in films if drawn.get(film.image) == part] for part in need))
+
+
+def describe_split(films: Iterable[Film]) -> str:
+    """Say by what a folder's films are split; SIIM-ACR names a patient for every film."""
+    return "by film (SIIM-ACR names no patients)" if any(film.origin == "siim" for film in films) else "by patient"
 
 
 def _stratum(films: Sequence[Film]) -> int:

@@ -24,6 +24,7 @@ Supervision = Literal["image", "boxes", "masks"]
 
 _POSITIVE_SHARE = (0.6, 0.45)
 _LEAST_LABEL = 0.8
+_TRIES = 1000
 
 
 class Batch(NamedTuple):
@@ -137,11 +138,12 @@ class TrainingStream(Dataset[Batch]):
 
     def _make(self, rng: np.random.Generator) -> tuple[Film, Plane, Plane]:
         """Make a positive of a random negative that lends itself to it."""
-        while True:
+        for _ in range(_TRIES):
             film = self._canvases[rng.integers(len(self._canvases))]
             made = make_positive(self.cache.image(film), self.lungs[film.image], rng)
             if made is not None:
                 return film.as_made(), *made
+        raise ValueError(f"none of {_TRIES} negatives lent itself to a made positive")
 
 
 class StepSampler(Sampler[int]):

@@ -37,6 +37,11 @@ class ClaSegNet(nn.Module):
         Channels of every pyramid level.
     dropout : float
         Dropped share of the channels in front of the patch logits.
+    decoder : bool
+        Segment; without it the mask is the patch map at the size of the image, for training that shows no mask.
+    context : bool
+        Add one logit of the whole film, from its pooled coarsest features, to that of every patch: what speaks for or
+        against the finding without being a place of it.
     weights, frozen, in_chans
         See `training.models.backbones.create_backbone`.
 
@@ -54,6 +59,8 @@ class ClaSegNet(nn.Module):
         grid: int = 12,
         width: int = 64,
         dropout: float = 0.1,
+        decoder: bool = True,
+        context: bool = False,
         weights: str = "imagenet",
         frozen: int = 0,
         in_chans: int = 1,
@@ -70,17 +77,20 @@ class ClaSegNet(nn.Module):
         self._levels = [strides.index(stride) for stride in STRIDES]
         channels = [self.backbone.feature_info.channels()[level] for level in self._levels]
 
-        self.lateral = nn.ModuleList(_conv(count, width, 1, activate=False) for count in channels)
-        self.smooth = nn.ModuleList(_conv(width, width, 3) for _ in channels[:-1])
-        self.mask_head = nn.Conv2d(width, 1, 1)
-        self.patch_share = nn.Parameter(torch.tensor(0.5))
+        self._finest = 0 if decoder else 1  # the patch head reads from stride 8 up
+        self.lateral = nn.ModuleList(_conv(count, width, 1, activate=False) for count in channels[self._finest :])
+        self.smooth = nn.ModuleList(_conv(width, width, 3) for _ in self.lateral[:-1])
+        self.mask_head = nn.Conv2d(width, 1, 1) if decoder else None
+        self.patch_share = nn.Parameter(torch.tensor(0.5)) if decoder else None
 
         descents = sum(size // stride >= grid for stride in STRIDES[2:])  # patches no finer than their features
         self.descend = nn.ModuleList(_conv(width, width, 3, stride=2) for _ in range(descents))
         self.patch_head = nn.Sequential(_conv(width, width, 3), nn.Dropout2d(dropout))
         self.patch_logit = nn.Conv2d(width, 1, 1)
+        self.film_logit = nn.Conv2d(channels[-1], 1, 1) if context else None
         for head, prior in ((self.mask_head, _PIXEL_PRIOR), (self.patch_logit, _PATCH_PRIOR)):
-            nn.init.constant_(head.bias, prior)  # type: ignore[arg-type]
+            if head is not None:
+                nn.init.constant_(head.bias, prior)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Output:
         """Run the network.
@@ -96,19 +106,22 @@ class ClaSegNet(nn.Module):
             Patch logits (N, P, P) and mask logits (N, S, S).
         """
         maps = self.backbone(image)
-        pyramid = self._fuse([maps[level] for level in self._levels])
-        evidence = pyramid[1]
-        for step, descend in enumerate(self.descend):
+        pyramid = self._fuse([maps[level] for level in self._levels[self._finest :]])
+        evidence, *coarser = pyramid[1 - self._finest :]
+        for descend, level in zip(self.descend, coarser, strict=False):
             evidence = descend(evidence)
-            evidence = evidence + _resized(pyramid[2 + step], evidence)
+            evidence = evidence + _resized(level, evidence)
         grid = round(self.grid * image.shape[-1] / self.size)
         patches = self.patch_logit(self.patch_head(evidence))
+        if self.film_logit is not None:
+            patches = patches + self.film_logit(maps[self._levels[-1]].mean((2, 3), keepdim=True))
         if patches.shape[-1] != grid:
             patches = F.interpolate(patches, size=(grid, grid), mode="bilinear", align_corners=False)
-        detail = self.mask_head(pyramid[0])
-        mask = detail + self.patch_share * F.interpolate(
-            patches, size=detail.shape[-2:], mode="bilinear", align_corners=False
-        )
+        mask = patches
+        if self.mask_head is not None:
+            detail = self.mask_head(pyramid[0])
+            carried = F.interpolate(patches, size=detail.shape[-2:], mode="bilinear", align_corners=False)
+            mask = detail + self.patch_share * carried
         mask = F.interpolate(mask, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Output(patches.squeeze(1), mask.squeeze(1))
 
@@ -119,9 +132,9 @@ class ClaSegNet(nn.Module):
         return self
 
     def _fuse(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Pass coarse context down the pyramid: maps at strides 4, 8, 16, 32 in, fused maps out."""
+        """Pass coarse context down the pyramid: maps from fine to coarse in, fused maps out."""
         fused = [self.lateral[-1](maps[-1])]
-        for level in (2, 1, 0):
+        for level in reversed(range(len(maps) - 1)):
             own = self.lateral[level](maps[level])
             fused.insert(0, self.smooth[level](own + F.interpolate(fused[0], size=own.shape[-2:], mode="nearest")))
         return fused
