@@ -97,6 +97,8 @@ def evaluate_engine(
             readings += read_engine(detector, data, cache, [film])
         except (InputError, OutOfScope) as error:
             refused[film.image] = str(error)
+    if not readings:
+        raise ValueError(f"no film could be scored; the first error: {next(iter(refused.values()), 'no film')}")
     points = [point.name for point in detector.engine.manifest.operating_points]
     default = detector.engine.manifest.default_operating_point
     points.sort(key=lambda name: name != default)

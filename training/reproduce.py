@@ -321,9 +321,9 @@ def setting(config: TrainConfig, films: Sequence[Film]) -> str:
         f"{config.weights}, one seed an arm. Aggregation, calibration, thresholds and region rules of a fold were "
         "chosen on the other folds. The recipe itself (losses, augmentation, steps) was developed on these films, "
         "which makes every arm look a little better than it is. Films without a patient id that look like a held-out "
-        f"film (similarity {config.look_alike}) left training; this finds about half of the pairs of one patient. Masks "
-        "marked as predicted come from a network that may have learnt from films measured here. Intervals are 95 % "
-        "over films and patients; they do not hold the chance of training anew."
+        f"film (similarity {config.look_alike}) left training; this finds about half of the pairs of one patient. "
+        "Masks marked as predicted come from a network that may have learnt from films measured here. Intervals are "
+        "95 % over films and patients; they do not hold the chance of training anew."
     )
 
 
