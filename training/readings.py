@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,13 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers with the film's path and label in place of the film."""
-        plain = asdict(self) | {"film": self.film.image, "label": self.film.label, "source": self.film.labelled_by}
-        return {key: round(value, 6) if isinstance(value, float) else value for key, value in plain.items()}
+        return asdict(self) | {"film": self.film.image, "label": self.film.label, "source": self.film.labelled_by}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any], films: Mapping[str, Film]) -> Reading:
+        """Read back what `to_dict` wrote, given the films by their paths."""
+        own = {key: value for key, value in plain.items() if key not in {"film", "label", "source", "flagged"}}
+        return cls(film=films[plain["film"]], flagged=tuple(plain["flagged"]), **own)
 
 
 def read_predictions(

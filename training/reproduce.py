@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.choices import labels_of
-from training.crossval import HELD_OUT, common_config, cross_fit, fold_config, load_held_out, run_fold
+from training.crossval import HELD_OUT, cross_fit, differences, fold_config, load_held_out, run_fold
 from training.data.cache import FilmCache
 from training.data.films import Film, describe
 from training.data.folders import read_films
@@ -32,7 +32,7 @@ from training.measure import compare, measure, probabilities_of
 from training.metrics import auc
 from training.readings import Reading
 from training.scoring import prescribed
-from training.train import add_config_options, add_run_options, config_of, load_lungs, split
+from training.train import CONFIG, add_config_options, add_run_options, config_of, load_lungs, read_config, split
 
 logger = logging.getLogger(__name__)
 
@@ -127,16 +127,48 @@ def run_arm(
         run_fold(own, fold, cache, parts, out / f"{name}-{fold}", lungs=lungs if own.made else None, **options)
 
 
+def readings_file(out: Path, name: str) -> Path:
+    """Return the file that keeps the readings of an arm."""
+    return out / f"readings-{name}.json"
+
+
 def read_arm(name: str, films: Sequence[Film], cache: FilmCache, folds: int, out: Path) -> list[Reading]:
-    """Read every held-out film of a finished arm, with choices made on the other folds."""
+    """Read every held-out film of a finished arm, with choices made on the other folds.
+
+    Where the runs are gone and their readings were kept, those are returned.
+    """
+    if not runs_finished(name, out, folds):
+        by_image = {film.image: film for film in films}
+        return [Reading.from_dict(row, by_image) for row in json.loads(readings_file(out, name).read_text())]
     found, predictions, fold_of = load_held_out([out / f"{name}-{fold}" / HELD_OUT for fold in range(folds)], films)
     allowed = prescribed(ARMS[name].system, predictions.patch_logits.shape[-1])
     return cross_fit(found, predictions, fold_of, cache, aggregations=allowed)
 
 
+def runs_finished(name: str, out: Path, folds: int) -> bool:
+    """Tell whether every fold of an arm is done."""
+    return all((out / f"{name}-{fold}" / HELD_OUT).exists() for fold in range(folds))
+
+
 def finished(out: Path, folds: int) -> list[str]:
-    """Return the arms of which every fold is done."""
-    return [name for name in ARMS if all((out / f"{name}-{fold}" / HELD_OUT).exists() for fold in range(folds))]
+    """Return the arms of which every fold is done, or the readings are kept."""
+    return [name for name in ARMS if runs_finished(name, out, folds) or readings_file(out, name).exists()]
+
+
+def claim(out: Path, config: TrainConfig) -> None:
+    """Tie a folder to one configuration.
+
+    Raises
+    ------
+    ValueError
+        It holds a comparison of another.
+    """
+    stored = out / CONFIG
+    common = fold_config(config, 0)
+    if stored.exists() and (found := read_config(out)) != common:
+        raise ValueError(f"{out.name} holds a comparison of another configuration: {differences(found, common)}")
+    out.mkdir(parents=True, exist_ok=True)
+    stored.write_text(json.dumps(asdict(common), indent=2) + "\n")
 
 
 def summarise(
@@ -233,7 +265,7 @@ def write_results(results: dict[str, Any], readings: Mapping[str, Sequence[Readi
     (out / RESULTS).write_text(json.dumps(results, indent=1))
     for name, own in readings.items():
         rows = [reading.to_dict() for reading in own]
-        (out / f"readings-{name}.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        readings_file(out, name).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     parts = [
         f"# {results['title']}",
         results["setting"],
@@ -279,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     config = config_of(options)
+    claim(options.out, config)
     films = read_films(options.data)
     cache = FilmCache.open(options.data, films, config.size, options.cache or options.out / "cache")
     for name in () if options.tables_only else options.arms:
@@ -299,13 +332,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not done:
         logger.info("no arm is finished; nothing to measure")
         return
-    shared = common_config([options.out / f"{done[0]}-{fold}" for fold in range(config.folds)])
     readings = {name: read_arm(name, films, cache, config.folds, options.out) for name in done}
     results = {
         "title": "Cross-validation of ClaSegNet, its ablations and its baselines",
-        "setting": setting(shared, films),
+        "setting": setting(config, films),
         "films": describe(films),
-        "config": asdict(shared),
+        "config": asdict(fold_config(config, 0)),
         **summarise(readings, patient_folds(films, config.folds), replicates=options.replicates),
     }
     write_results(results, readings, options.out)

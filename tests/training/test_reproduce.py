@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 pytest.importorskip("ptxsdk._core")
 
-from training import reproduce
+from training import reproduce, train
 
 ARMS = ["clasegnet", "image", "classifier"]
 OPTIONS = (
@@ -57,8 +57,21 @@ def test_the_table_and_the_report_are_written(compared):
     assert "<svg" in (compared / reproduce.REPORT).read_text()
 
 
+def test_kept_readings_stand_in_for_runs(compared, data_folder, tmp_path):
+    for path in (compared / train.CONFIG, *compared.glob("readings-*.json")):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(compared / "cache", tmp_path / "cache")
+    shutil.copytree(compared / "classifier-0", tmp_path / "classifier-0")
+    reproduce.main(["--data", str(data_folder), "--out", str(tmp_path), "--tables-only", *OPTIONS.split()])
+    before, after = (json.loads((folder / reproduce.RESULTS).read_text()) for folder in (compared, tmp_path))
+    assert before["compared"].keys() == after["compared"].keys()
+    for name in ARMS:
+        one, other = (each["arms"][name]["trusted"]["classification"]["auc"]["value"] for each in (before, after))
+        assert one == other
+
+
 def test_other_options_do_not_mix_with_what_is_stored(compared, data_folder):
-    with pytest.raises(ValueError, match=r"begun with another configuration: lr is 0\.003, not 0\.5"):
+    with pytest.raises(ValueError, match=r"comparison of another configuration: lr is 0\.003, not 0\.5"):
         reproduce.main(
             ["--data", str(data_folder), "--out", str(compared), "--arms", "image", *OPTIONS.split(), "--lr", "0.5"]
         )
