@@ -30,7 +30,9 @@ def test_it_says_what_it_is():
     manifest = Engine.open(Engine.default_path()).manifest
     assert manifest.not_a_medical_device
     assert {"balanced", "high_sensitivity"} <= {point.name for point in manifest.operating_points}
-    assert all(metric.n > 0 and metric.low <= metric.value <= metric.high for metric in manifest.metrics)
+    assert all(metric.n > 0 for metric in manifest.metrics)
+    # The calibration error is biased upwards under the bootstrap: its interval may lie above it.
+    assert all(metric.low <= metric.value <= metric.high for metric in manifest.metrics if metric.name != "ece")
     assert all("ChestX-ray14" in vector.credit for vector in manifest.golden)
 
 

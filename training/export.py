@@ -9,6 +9,7 @@ cross-validation of the same configuration.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import logging
 import re
@@ -247,10 +248,9 @@ def evidence_of_folds(arm: str, folder: Path, config: TrainConfig, cache: FilmCa
     """
     runs = [folder / f"{arm}-{fold}" for fold in range(config.folds)]
     shared = common_config(runs)
-    if fold_config(config, 0) != shared:
-        raise ValueError(
-            f"the cross-validation is of another configuration: {differences(shared, fold_config(config, 0))}"
-        )
+    wanted = fold_config(dataclasses.replace(config, leave_out=shared.leave_out), 0)
+    if wanted != shared:
+        raise ValueError(f"the cross-validation is of another configuration: {differences(shared, wanted)}")
     found, predictions, _ = load_held_out([run / HELD_OUT for run in runs], films)
     choices, _ = choose(
         predictions, cache, found, aggregations=prescribed(ARMS[arm].system, predictions.patch_logits.shape[-1])
@@ -259,8 +259,8 @@ def evidence_of_folds(arm: str, folder: Path, config: TrainConfig, cache: FilmCa
     experts = [reading for reading in readings if reading.film.expert]
     how = (
         f"{config.folds}-fold cross-validation {describe_split(films)} of the same configuration, each fold read with "
-        "choices made on the others; the network of this engine was then trained on all films. The recipe was "
-        "developed on these films; masks marked as predicted come from a network that may have learnt from them. "
+        "choices made on the others; the network of this engine was then trained on the films of all folds. The recipe "
+        "was developed on these films; masks marked as predicted come from a network that may have learnt from them. "
         + LOOK_ALIKES
     )
     return Evidence(
@@ -273,7 +273,7 @@ def evidence_of_folds(arm: str, folder: Path, config: TrainConfig, cache: FilmCa
                 experts, POINTS
             ),
         },
-        train=films,
+        train=split(films, cache, dataclasses.replace(config, test_fold=-1, validation_fold=-1)).train,
     )
 
 
@@ -435,7 +435,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evidence = evidence_of_folds(options.arm, options.cross_validated, config, cache, films)
     else:
         evidence = evidence_of_run(network, config, cache, films)
-    golden = [film for film in films if film.trusted and is_display_ready(film.image)]
+    unseen = set(filter(None, config.leave_out.split(",")))
+    golden = [
+        film
+        for film in films
+        if film.trusted and is_display_ready(film.image) and (not unseen or film.patient in unseen)
+    ]
     export_engine(
         onnx_path, evidence, config, golden, options.data, options.out, name=options.name, version=options.version
     )

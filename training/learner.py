@@ -64,6 +64,7 @@ class TrainConfig:
     validation_fold: int = 0
     test_fold: int = 1
     look_alike: float = 0.2
+    leave_out: str = ""
     context: bool = False
     image_weight: float = LossWeights.image
     exact_product: bool = False
@@ -126,6 +127,7 @@ HELP = {
     "validation_fold": "fold that decides early stopping; -1: none",
     "test_fold": "fold that is held out and never looked at; -1: none",
     "look_alike": "similarity to a held-out film that costs a film without a patient id its place",
+    "leave_out": "patients whose films are never used, by id, with commas: those of examples, for instance",
     "context": "add a logit of the whole film to every patch of clasegnet",
     "image_weight": "weight of clasegnet's image-level cross-entropy",
     "exact_product": "sum the paper's product over patches, not its re-weighed mean",

@@ -58,8 +58,9 @@ class Reading:
     box_iou: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers with the film's path and label in place of the film."""
-        return asdict(self) | {"film": self.film.image, "label": self.film.label, "source": self.film.labelled_by}
+        """Return the numbers that are known, with the film's path and label in place of the film."""
+        plain = asdict(self) | {"film": self.film.image, "label": self.film.label, "source": self.film.labelled_by}
+        return {key: value for key, value in plain.items() if value is not None}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any], films: Mapping[str, Film]) -> Reading:

@@ -70,7 +70,11 @@ def split(
     else:
         validate, test = (None if fold < 0 else fold for fold in (config.validation_fold, config.test_fold))
         parts = split_films(films, folds=config.folds, validate=validate, test=test)
-    held_out = [*parts.validation, *parts.test]
+    unused = set(filter(None, config.leave_out.split(",")))
+    if unknown := unused - {film.patient for film in films}:
+        raise ValueError(f"there are no films of the patients {', '.join(sorted(unknown))} to leave out")
+    parts = Split(*([film for film in part if film.patient not in unused] for part in parts))
+    held_out = [*parts.validation, *parts.test, *(film for film in films if film.patient in unused)]
     if not held_out or all(film.patient for film in parts.train):
         return parts
     stored = cache.folder / "vectors.npy"

@@ -157,6 +157,16 @@ def test_every_option_of_the_command_line_has_help_and_reaches_the_run():
     assert config.loss_weights.floor == 0.98
 
 
+def test_patients_left_out_are_never_used(prepared, tiny_config):
+    cache, parts = prepared
+    films = [*parts.train, *parts.validation, *parts.test]
+    config = dataclasses.replace(tiny_config, leave_out="p03,p17", test_fold=-1, validation_fold=-1)
+    found = train.split(films, cache, config)
+    assert {each.patient for each in films} - {each.patient for each in found.train} == {"p03", "p17"}
+    with pytest.raises(ValueError, match="no films of the patients p99"):
+        train.split(films, cache, dataclasses.replace(config, leave_out="p99"))
+
+
 def test_lung_outlines_are_read_at_the_size_of_the_films(tmp_path):
     lungs = np.zeros((2, 8, 8), np.uint8)
     lungs[0, :4, :4] = 2
