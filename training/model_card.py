@@ -71,7 +71,8 @@ LIMITS = """\
   published systems lose more by a change of hospital than they gain by architecture.
 - Children, laterals and views other than AP and PA were not measured and are out of scope.
 - Small findings are missed more often than large ones, and AP films are read worse than PA films; see the strata.
-- Whether chest tubes, subcutaneous emphysema or bullae mislead it is not measured: the data names no tubes.
+- Whether chest tubes, subcutaneous emphysema or bullae mislead it is not measured: the data names no tubes. That tubes
+  do is known of such systems (Rueckel et al. 2021), and confident wrong calls beside tubes were seen.
 - The probability is calibrated to the share of positives stated above. Where pneumothorax is rarer or more frequent it
   reads too high or too low; the operating points are thresholds on that probability and move with nothing.
 - Regions are drawn on flagged films alone. Their outline follows the masks of radiologists to about the Dice above,
