@@ -46,9 +46,9 @@ def test_the_network_keeps_to_the_budget(engine):
 
 def test_costs_of_one_convolution_by_hand():
     helper = onnx.helper
-    weight = onnx.numpy_helper.from_array(np.zeros((4, 1, 3, 3), np.float32), "weight")
+    weight = onnx.numpy_helper.from_array(np.zeros((400, 1, 3, 3), np.float32), "weight")
     shapes = [
-        helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 4, 8, 8]))
+        helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 1, 8, 8]), ("y", [1, 400, 8, 8]))
     ]
     node = helper.make_node("Conv", ["x", "weight"], ["y"], pads=[1, 1, 1, 1])
     graph = helper.make_graph([node], "g", shapes[:1], shapes[1:], [weight], value_info=shapes[1:])

@@ -116,7 +116,7 @@ def test_nih_labels_go_from_experts_to_boxes_to_text_mining(nih):
         sex="M",
         age=58.0,
     )
-    assert films[1].findings == ()
+    assert films[1].findings == ("No Finding",)
     assert films[2].boxes == ()  # nothing to find where the experts see nothing
     assert films[3].boxes == ((32.0, 128.0, 16.0, 16.0),)  # an image of 256 x 512 instead of 1024 x 1024
     assert [film.age for film in films] == [58.0, None, 0.5, 81.0, 81.0]
