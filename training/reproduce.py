@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptxsdk.files import write_file
 from training.choices import labels_of
 from training.crossval import HELD_OUT, cross_fit, differences, fold_config, load_held_out, run_fold
 from training.data.cache import FilmCache
@@ -168,7 +169,7 @@ def claim(out: Path, config: TrainConfig) -> None:
     if stored.exists() and (found := read_config(out)) != common:
         raise ValueError(f"{out.name} holds a comparison of another configuration: {differences(found, common)}")
     out.mkdir(parents=True, exist_ok=True)
-    stored.write_text(json.dumps(asdict(common), indent=2) + "\n")
+    write_file(stored, (json.dumps(asdict(common), indent=2) + "\n").encode())
 
 
 def summarise(
@@ -189,8 +190,7 @@ def summarise(
     -------
     dict
         ``arms``: by name, measures on ``trusted`` labels and on ``expert`` labels alone, and the AUC of each fold by
-        itself; ``compared``: by name, the
-        first arm less this one, on trusted labels.
+        itself; ``compared``: by name, the first arm less this one, on trusted labels.
     """
     first, *others = readings
     return {
@@ -262,10 +262,10 @@ def write_results(results: dict[str, Any], readings: Mapping[str, Sequence[Readi
     """Write measures and readings as JSON, the tables as Markdown and the report as HTML."""
     from training.report import write_report
 
-    (out / RESULTS).write_text(json.dumps(results, indent=1))
+    write_file(out / RESULTS, json.dumps(results, indent=1).encode())
     for name, own in readings.items():
         rows = [reading.to_dict() for reading in own]
-        readings_file(out, name).write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        write_file(readings_file(out, name), ("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n").encode())
     parts = [
         f"# {results['title']}",
         results["setting"],
@@ -276,7 +276,7 @@ def write_results(results: dict[str, Any], readings: Mapping[str, Sequence[Readi
         "Paired differences on trusted labels, with 95 % intervals:",
         comparison_table(results),
     ]
-    (out / TABLE).write_text("\n\n".join(parts) + "\n")
+    write_file(out / TABLE, ("\n\n".join(parts) + "\n").encode())
     write_report(
         out / REPORT,
         results["title"],

