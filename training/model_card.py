@@ -148,8 +148,8 @@ def model_card(manifest: Manifest, parameters: dict[str, str], gallery: Sequence
             (
                 "Out of fold: read by a network of the same configuration that had not seen the patient. Truth solid "
                 "cyan, found dashed orange. The most confident wrong calls, not a selection: films missed, and among "
-                "those an expert called negative, films flagged. Films: NIH Clinical Center, ChestX-ray14 (Wang et al., "
-                "CVPR 2017)."
+                "those an expert called negative, films flagged. Films: NIH Clinical Center, ChestX-ray14 (Wang et al. "
+                "2017, CVPR)."
             ),
             "\n\n".join(f"![{each['caption']}]({each['image']})\n\n{each['caption']}" for each in gallery),
         ]
