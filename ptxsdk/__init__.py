@@ -12,6 +12,7 @@ from ptxsdk.engine import Engine
 from ptxsdk.errors import (
     CODES,
     BackendError,
+    BuildError,
     DetectorError,
     EngineError,
     InputError,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CODES",
     "BackendError",
+    "BuildError",
     "Check",
     "Detection",
     "Detector",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -20,12 +21,11 @@ import typer
 
 import ptxsdk
 from ptxsdk.detection import DISCLAIMER, Detection
-from ptxsdk.errors import DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILM_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 OVERLAY_SUFFIX = ".overlay.png"
 
 _log = logging.getLogger("ptxsdk.cli")
@@ -222,6 +222,122 @@ def verify(
 
 
 @app.command()
+def build(
+    source: Annotated[Path | None, typer.Argument(metavar="[ENGINE|ONNX]", help="Default: the one that ships.")] = None,
+    films: Annotated[
+        Path | None, typer.Option("--films", help="Folder or CSV table of films, to calibrate and to measure with.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option("--validation", help="Other films to measure with; else --films are split.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Engine to write; for an ONNX a folder.")] = None,
+    precisions: Annotated[str, typer.Option("--precisions", help="Variants to make.")] = "fp16,int8",
+    like: Annotated[
+        Path | None, typer.Option("--like", help="For an ONNX: engine with its contract. Default: the one that ships.")
+    ] = None,
+    describe: Annotated[str, typer.Option("--describe", help="What the films are, for the manifest.")] = "",
+    version: Annotated[str | None, typer.Option("--version", help="Version of the new engine.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make precision variants: calibrated on films, held against fp32, written only if they pass.
+
+    Nothing is written where a variant fails; an engine that was there stays as it was.
+    """
+    if films is None or out is None:
+        raise typer.BadParameter("--films and --out are needed")
+    chosen = [name.strip() for name in precisions.split(",")]
+    try:
+        with _stages() as track:
+            report = _build(source, films, validation, out, chosen, like, describe, version, track)
+    except PtxsdkError as error:
+        _fail(error, as_json=as_json)
+    if as_json:
+        print(json.dumps(report))
+        return
+    console = _console()
+    for name, entry in report["variants"].items():
+        numbers = {key: f"{value:.4g}" for key, value in entry["accuracy"].items()}
+        _table(console, f"{name}, {entry['bytes']} bytes", ("", ""), list(numbers.items()))
+        if entry["float_layers"]:
+            console.print(_escaped(f"in float: {', '.join(entry['float_layers'])}"), highlight=False, soft_wrap=True)
+    console.print(_escaped(f"written: {', '.join(report['written'])}"), highlight=False, soft_wrap=True)
+
+
+def _build(
+    source: Path | None,
+    films: Path,
+    validation: Path | None,
+    out: Path,
+    precisions: list[str],
+    like: Path | None,
+    describe: str,
+    version: str | None,
+    track: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Build from an engine, or from an ONNX network in an engine's place."""
+    from ptxsdk.build import VARIANTS, build_engine, build_variants
+    from ptxsdk.files import write_file
+
+    unknown = [name for name in precisions if name not in VARIANTS]
+    if unknown:
+        raise typer.BadParameter(f"--precisions {unknown[0]!r} is not one of {', '.join(VARIANTS)}")
+    variants_wanted = [name for name in VARIANTS if name in precisions]
+    if source is not None and source.suffix.lower() == ".onnx":
+        contract = ptxsdk.Engine.open(like or ptxsdk.Engine.default_path()).manifest
+        try:
+            network = source.read_bytes()
+        except OSError as error:
+            raise BuildError("build.network", f"{str(source)!r} cannot be read: {error.strerror}") from error
+        variants = build_variants(
+            contract, network, films, validation=validation, precisions=variants_wanted, describe=describe, track=track
+        )
+        _make_folder(out)
+        written = [out / f"{source.stem}.{variant.precision}.onnx" for variant in variants]
+        for path, variant in zip(written, variants, strict=True):
+            write_file(path, variant.network)
+    else:
+        engine = ptxsdk.Engine.open(source or ptxsdk.Engine.default_path())
+        written = [out]
+        _, variants = build_engine(
+            engine,
+            films,
+            out,
+            validation=validation,
+            precisions=variants_wanted,
+            version=version,
+            describe=describe,
+            track=track,
+        )
+    return {
+        "written": [str(path) for path in written],
+        "variants": {
+            variant.precision: {
+                "bytes": len(variant.network),
+                "float_layers": list(variant.float_layers),
+                "accuracy": variant.accuracy.numbers(),
+            }
+            for variant in variants
+        },
+    }
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each stage on a terminal; a line for each elsewhere would be noise."""
+    from rich.progress import Progress, TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=_console(stderr=True), redirect_stdout=False, redirect_stderr=False) as progress:
+
+        def track(stage: str, done: int, of: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=of)
+            progress.update(tasks[stage], completed=done)
+
+        yield track
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what is installed and which backends are usable, or why not."""
     report = _doctor_report()
@@ -343,7 +459,7 @@ def _is_film(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     if hidden or path.name == "DICOMDIR" or path.name.endswith(OVERLAY_SUFFIX) or not path.is_file():
         return False
-    if path.suffix.lower() in FILM_SUFFIXES:
+    if path.suffix.lower() in readers.FILM_SUFFIXES:
         return True
     try:
         with path.open("rb") as file:

@@ -51,6 +51,11 @@ CODES: dict[str, str] = {
     "detector.forked": "The detector was made in another process, before a fork.",
     "detector.internal": "A defect in ptxsdk itself; nothing was scored.",
     "detector.option": "An option has a value that does not exist.",
+    "build.films": "The films to build with are missing, too few, unreadable or out of scope.",
+    "build.network": "The network is not one that variants can be made of.",
+    "build.accuracy": "A variant is less accurate than the engine's fp32 network by more than the budget.",
+    "build.option": "An option of the build has a value that does not exist.",
+    "build.unavailable": "A package that the build needs is not installed.",
     "writer.failed": "A result could not be written.",
     "writer.profile": "The output profile forbids this result.",
 }
@@ -128,6 +133,12 @@ class DetectorError(PtxsdkError):
     """The detector was asked for something it cannot do."""
 
     family = "detector."
+
+
+class BuildError(PtxsdkError):
+    """A variant of an engine could not be made; nothing was written."""
+
+    family = "build."
 
 
 class WriterError(PtxsdkError):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ptxsdk.detection import Check, Status
 from ptxsdk.errors import DetectorError, OutOfScope
+from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Radiograph
 
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -144,6 +145,24 @@ def check_content(shown: npt.NDArray[np.float32], policy: GatePolicy) -> tuple[C
             )
         )
     return tuple(checks)
+
+
+def sample(tensor: npt.NDArray[np.float32], geometry: Geometry, mean: float, std: float) -> npt.NDArray[np.float32]:
+    """Return display values of a preprocessed film, some 70 pixels a side: `check_content` judges coarse features.
+
+    Parameters
+    ----------
+    tensor : ndarray, shape ``geometry.target``, float32
+        ``(display value - mean) / std``.
+    geometry : Geometry
+        Where the film lies in it.
+    mean, std : float
+        Normalisation of the network's input.
+    """
+    x0, y0, x1, y1 = geometry.content
+    step = max(1, min(y1 - y0, x1 - x0) // 64)
+    shown: npt.NDArray[np.float32] = tensor[y0:y1:step, x0:x1:step] * std + mean
+    return shown
 
 
 def enforce(checks: tuple[Check, ...]) -> None:

@@ -52,6 +52,16 @@ class Backend(Protocol):
         """Share the compiled network; buffers and request are the clone's own."""
         ...
 
+    def crew(self) -> tuple[Backend, ...]:
+        """Return backends that together run many films fastest, each for a thread of its own.
+
+        Raises
+        ------
+        BackendError
+            ``backend.failed``.
+        """
+        ...
+
     def close(self) -> None:
         """Release everything; idempotent."""
         ...

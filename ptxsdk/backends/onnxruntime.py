@@ -76,6 +76,10 @@ class OnnxRuntimeBackend:
         """Share the session, which is thread-safe."""
         return OnnxRuntimeBackend(self._session, self._engine, self.precision)
 
+    def crew(self) -> tuple[OnnxRuntimeBackend, ...]:
+        """One clone: a session gives every film all threads."""
+        return (self.clone(),)
+
     def close(self) -> None:
         """Release the session."""
         self._session = None

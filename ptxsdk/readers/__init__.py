@@ -15,7 +15,10 @@ from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Radiograph
 from ptxsdk.readers.limits import MAX_FILE_BYTES
 
-__all__ = ["load", "looks_like_film", "read"]
+__all__ = ["FILM_SUFFIXES", "load", "looks_like_film", "read"]
+
+FILM_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""What films are called, where a folder is searched."""
 
 
 def load() -> None:

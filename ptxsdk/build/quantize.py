@@ -1,0 +1,351 @@
+"""INT8: explicit symmetric quantization (Q/DQ) that OpenVINO and TensorRT read from one file.
+
+NNCF places the quantizers and takes the ranges of activations from films. What it leaves to be desired is done here:
+TensorRT wants signed activations; rounding to nearest costs depthwise filters their balance, so weights are rounded
+with the errors fed forward (Frantar et al., "GPTQ", ICLR 2023) in the metric of what the layer sees on films; and the
+layers that cost most can be given back to float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk.build.network import (
+    attributes,
+    constants,
+    convolutions,
+    drop_unused,
+    producers,
+    require,
+    set_constant,
+)
+from ptxsdk.errors import BuildError
+
+if TYPE_CHECKING:
+    import onnx
+
+Half = npt.NDArray[np.float16]
+Double = npt.NDArray[np.float64]
+
+LEVELS = 127
+"""Largest quantized magnitude; -128 is not used, so that the range is symmetric."""
+_POSITIONS = 512
+_DAMPING = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What a convolution sees: of the inputs under its kernel, over films and positions.
+
+    Attributes
+    ----------
+    second : ndarray, shape (groups, inputs, inputs), float64
+        Mean of products of two inputs.
+    mean : ndarray, shape (groups, inputs), float64
+        Mean of each input.
+    """
+
+    second: Double
+    mean: Double
+
+
+def quantize(model: onnx.ModelProto, films: Sequence[Half], *, seed: int = 0) -> onnx.ModelProto:
+    """Return the network with every convolution in INT8, weights and activations.
+
+    Weights have one scale a channel, activations one a tensor, both signed with a zero point of 0.
+
+    Parameters
+    ----------
+    model : ModelProto
+        fp32, as `ptxsdk.build.network.parse_network` returns it.
+    films : sequence of ndarray, shape (rows, columns), float16
+        Preprocessed films to calibrate with.
+    seed : int
+        Of the positions that are looked at.
+
+    Raises
+    ------
+    BuildError
+        ``build.network``: NNCF refuses the network, or it has nothing to quantize.
+    """
+    quantized = _place_quantizers(model, films)
+    _make_signed(quantized)
+    found = moments(model, films[:: max(1, len(films) // 32)], seed=seed)
+    _round_weights(quantized, model, found)
+    return quantized
+
+
+def _place_quantizers(model: onnx.ModelProto, films: Sequence[Half]) -> onnx.ModelProto:
+    nncf = _nncf()
+    name = next(value.name for value in model.graph.input)
+    advanced = nncf.AdvancedQuantizationParameters(
+        disable_bias_correction=True,  # biases are corrected with the weights
+        activations_quantization_params=nncf.quantization.advanced_parameters.QuantizationParameters(
+            mode=require("nncf.common.quantization.structs").QuantizationScheme.SYMMETRIC
+        ),
+        # The largest value of any film: with NNCF's default, the mean of the films' largest, the strong positives clip.
+        activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
+    )
+    copy = type(model)()
+    copy.CopyFrom(model)
+    dataset = nncf.Dataset(films, lambda film: {name: film[None, None].astype(np.float32)})
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+            placed: onnx.ModelProto = nncf.quantize(
+                copy,
+                dataset,
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                target_device=nncf.TargetDevice.ANY,
+                subset_size=len(films),
+                advanced_parameters=advanced,
+            )
+    except Exception as error:  # its errors and those of ONNX Runtime beneath have no common base
+        raise BuildError("build.network", f"NNCF refuses the network: {str(error)[:300]}") from error
+    del placed.graph.value_info[:]
+    del placed.metadata_props[:]
+    if not any(node.op_type == "QuantizeLinear" for node in placed.graph.node):
+        raise BuildError("build.network", "the network has nothing to quantize")
+    return placed
+
+
+def _nncf() -> Any:
+    """Import NNCF without its telemetry, which would report to its makers: a device in a hospital keeps to itself."""
+    switch = "NNCF_CI"  # read once, while nncf is imported
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        nncf = require("nncf")
+        require("nncf.quantization.advanced_parameters")
+        require("nncf.quantization.range_estimator")
+    finally:
+        if before is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = before
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf
+
+
+def _make_signed(model: onnx.ModelProto) -> None:
+    """Turn unsigned quantizers (ranges from 0, as behind a ReLU) into signed ones of the same range."""
+    values = constants(model)
+    done = set()
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        _, scale, zero = node.input
+        if values[zero].any():
+            raise BuildError("build.network", f"the quantizer {node.name!r} is not symmetric")
+        if values[zero].dtype == np.uint8 and zero not in done:
+            done.add(zero)
+            set_constant(model, scale, (values[scale] * (255 / LEVELS)).astype(np.float32))
+            set_constant(model, zero, values[zero].astype(np.int8))
+
+
+def moments(model: onnx.ModelProto, films: Sequence[Half], *, seed: int = 0) -> dict[str, Moments]:
+    """Return what every convolution sees on films, by its node's name, from positions drawn at random."""
+    layers = convolutions(model)
+    weights = constants(model)
+    generator = np.random.default_rng(seed)
+    sums: dict[str, tuple[Double, Double, int]] = {}
+    for values in run_tensors(model, sorted({node.input[0] for node in layers}), films):
+        for node in layers:
+            kernel = weights[node.input[1]].shape[2:]
+            seen = _under_kernel(values[node.input[0]][0], node, kernel, generator).astype(np.float64)
+            second, mean = seen @ seen.transpose(0, 2, 1), seen.sum(2)
+            if node.name in sums:
+                second, mean = second + sums[node.name][0], mean + sums[node.name][1]
+            sums[node.name] = second, mean, sums.get(node.name, (0, 0, 0))[2] + seen.shape[2]
+    return {name: Moments(second=second / n, mean=mean / n) for name, (second, mean, n) in sums.items()}
+
+
+def _under_kernel(
+    plane: npt.NDArray[np.float32], node: onnx.NodeProto, kernel: tuple[int, ...], generator: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Return inputs (groups, inputs of a group, positions) under a kernel at random positions."""
+    how = attributes(node)
+    top, left, bottom, right = how.get("pads", (0, 0, 0, 0))
+    down, across = how.get("strides", (1, 1))
+    spread_y, spread_x = how.get("dilations", (1, 1))
+    groups = how.get("group", 1)
+    padded = np.pad(plane, ((0, 0), (top, bottom), (left, right)))
+    rows = (padded.shape[1] - spread_y * (kernel[0] - 1) - 1) // down + 1
+    columns = (padded.shape[2] - spread_x * (kernel[1] - 1) - 1) // across + 1
+    drawn = generator.choice(rows * columns, min(_POSITIONS, rows * columns), replace=False)
+    y = (drawn // columns * down)[None, :] + np.repeat(np.arange(kernel[0]) * spread_y, kernel[1])[:, None]
+    x = (drawn % columns * across)[None, :] + np.tile(np.arange(kernel[1]) * spread_x, kernel[0])[:, None]
+    seen = padded[:, y, x]  # (channels, kernel positions, positions)
+    return np.ascontiguousarray(seen.reshape(groups, -1, drawn.size))
+
+
+def run_tensors(
+    model: onnx.ModelProto, names: Sequence[str], films: Iterable[Half]
+) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    """Run a network in OpenVINO in fp32 and yield the named tensors of each film."""
+    import openvino
+
+    watched = type(model)()
+    watched.CopyFrom(model)
+    there = {value.name for value in (*watched.graph.input, *watched.graph.output)}
+    for name in names:
+        if name not in there:
+            watched.graph.output.add().name = name
+    name = next(value.name for value in model.graph.input)
+    try:
+        core = openvino.Core()
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "CACHE_DIR": ""}
+        compiled = core.compile_model(core.read_model(watched.SerializeToString()), "CPU", options)
+        request = compiled.create_infer_request()
+        for film in films:
+            tensor = film[None, None].astype(np.float32)
+            request.infer({name: tensor})
+            yield {each: tensor if each == name else request.get_tensor(each).data for each in names}
+    except RuntimeError as error:
+        raise BuildError("build.network", f"OpenVINO refuses the network: {str(error)[:300]}") from error
+
+
+def _round_weights(quantized: onnx.ModelProto, model: onnx.ModelProto, found: dict[str, Moments]) -> None:
+    """Round every convolution's weights for what it sees, and let its bias take up the mean error that is left."""
+    weights, values = constants(model), constants(quantized)
+    original = {node.name: node for node in convolutions(model)}
+    made_by = producers(quantized)
+    for node in convolutions(quantized):
+        dequantize = made_by.get(node.input[1])
+        if dequantize is None:
+            continue
+        whole = weights[original[node.name].input[1]]
+        seen = found[node.name]
+        groups = len(seen.mean)
+        rows = whole.astype(np.float64).reshape(groups, len(whole) // groups, -1)
+        scale = np.broadcast_to(values[dequantize.input[1]].astype(np.float64).reshape(-1), len(whole))
+        scale = scale.reshape(groups, -1)
+        rounded = np.stack([round_rows(rows[g], scale[g], seen.second[g]) for g in range(groups)])
+        set_constant(quantized, dequantize.input[0], rounded.reshape(whole.shape).astype(np.int8))
+        if len(node.input) > 2:
+            error = np.einsum("gok,gk->go", rows - rounded * scale[:, :, None], seen.mean).reshape(-1)
+            bias = weights[original[node.name].input[2]] + error
+            set_constant(quantized, node.input[2], bias.astype(np.float32))
+
+
+def round_rows(rows: Double, scale: Double, second: Double) -> Double:
+    """Round weights so that the layer's output changes least, by feeding each error forward to the weights to come.
+
+    Minimizes ``(w - s q) second (w - s q)^T`` of each row greedily, one input after another, the strongest first.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (outputs, inputs)
+        Weights.
+    scale : ndarray, shape (outputs,)
+        Size of a quantization step.
+    second : ndarray, shape (inputs, inputs)
+        Second moments of the inputs.
+
+    Returns
+    -------
+    ndarray, shape (outputs, inputs)
+        Whole numbers within +-`LEVELS`.
+    """
+    count = rows.shape[1]
+    strength = np.diag(second)
+    order = np.argsort(-strength, kind="stable")
+    damped = second[np.ix_(order, order)] + np.eye(count) * (_DAMPING * strength.mean() + 1e-12)
+    inverse = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left = rows[:, order].copy()
+    rounded = np.empty_like(left)
+    for column in range(count):
+        rounded[:, column] = np.clip(np.rint(left[:, column] / scale), -LEVELS, LEVELS)
+        error = (left[:, column] - rounded[:, column] * scale) / inverse[column, column]
+        left[:, column + 1 :] -= np.outer(error, inverse[column, column + 1 :])
+    back: Double = np.empty_like(rounded)
+    back[:, order] = rounded
+    return back
+
+
+def keep_float(quantized: onnx.ModelProto, model: onnx.ModelProto, layers: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy in which the named convolutions run in float, with the weights of `model`.
+
+    Parameters
+    ----------
+    quantized, model : ModelProto
+        From `quantize`, and what it was made from.
+    layers : iterable of str
+        Names of convolution nodes.
+    """
+    floats = set(layers)
+    return _freed(quantized, model, lambda name: name in floats)
+
+
+def sensitivities(
+    quantized: onnx.ModelProto, model: onnx.ModelProto, films: Sequence[Half], track: Callable[[int, int], None]
+) -> dict[str, float]:
+    """Return the error that each convolution brings when it alone is quantized, by name, greatest first.
+
+    The error is the root mean square of the difference of the patch logits plus that of the mask logits.
+
+    Parameters
+    ----------
+    quantized, model : ModelProto
+        From `quantize`, and what it was made from.
+    films : sequence of ndarray
+        Preprocessed films.
+    track : callable
+        Told ``(done, of)``.
+    """
+    outputs = [value.name for value in model.graph.output]
+    wanted = list(run_tensors_copied(model, outputs, films))
+    names = [node.name for node in convolutions(model)]
+    errors = {}
+    for done, name in enumerate(names):
+        alone = _freed(quantized, model, name.__ne__)
+        squares = dict.fromkeys(outputs, 0.0)
+        for found, right in zip(run_tensors(alone, outputs, films), wanted, strict=True):
+            for output in outputs:
+                squares[output] += float(np.square(found[output] - right[output]).mean()) / len(films)
+        errors[name] = sum(square**0.5 for square in squares.values())
+        track(done + 1, len(names))
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def run_tensors_copied(
+    model: onnx.ModelProto, names: Sequence[str], films: Iterable[Half]
+) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    """Yield as `run_tensors`, in memory of the caller's own."""
+    for values in run_tensors(model, names, films):
+        yield {name: value.copy() for name, value in values.items()}
+
+
+def _freed(quantized: onnx.ModelProto, model: onnx.ModelProto, free: Callable[[str], bool]) -> onnx.ModelProto:
+    """Return a copy in which the nodes for which `free` holds read what is not quantized."""
+    copy = type(quantized)()
+    copy.CopyFrom(quantized)
+    weights = constants(model)
+    original = {node.name: node for node in model.graph.node}
+    made_by = producers(copy)
+    for node in copy.graph.node:
+        if node.name not in original or not free(node.name):
+            continue
+        for position, name in enumerate(node.input):
+            dequantize = made_by.get(name)
+            if dequantize is None or dequantize.op_type != "DequantizeLinear":
+                continue
+            quantizer = made_by.get(dequantize.input[0])
+            if quantizer is not None:
+                node.input[position] = quantizer.input[0]
+            else:
+                whole = original[node.name].input[position]
+                set_constant(copy, whole, weights[whole])
+                node.input[position] = whole
+        if node.op_type == "Conv" and len(node.input) > 2:
+            set_constant(copy, node.input[2], weights[original[node.name].input[2]])
+    drop_unused(copy)
+    return copy
