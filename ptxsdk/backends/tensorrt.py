@@ -1,0 +1,299 @@
+"""TensorRT 10, TensorRT 11 and TensorRT for RTX, on NVIDIA GPUs: data-centre cards, Jetsons and RTX cards."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk.backends.contract import as_plane
+from ptxsdk.backends.cuda import Gpu, capability_name, count
+from ptxsdk.backends.plans import PlanCache, PlanKey
+from ptxsdk.engine import Engine
+from ptxsdk.errors import BackendError, WriterError
+from ptxsdk.manifest import Arithmetic, Precision
+
+if TYPE_CHECKING:
+    from ptxsdk.backends.tensorrt_api import trt
+    from ptxsdk.backends.tensorrt_build import Log
+
+_LOGGER = logging.getLogger("ptxsdk")
+
+# Turing: TensorRT 10.5 and later and TensorRT for RTX know nothing older.
+LEAST_CAPABILITY = (7, 5)
+
+
+def probe() -> tuple[bool, str]:
+    """Say whether TensorRT can run here; ``(usable, reason)``.
+
+    Not usable: no TensorRT, one of an unknown major version, no cuda-core, no driver, no GPU, or only GPUs that this
+    TensorRT does not support; the reason says which.
+    """
+    try:
+        from ptxsdk.backends import tensorrt_api
+    except ImportError as error:
+        return False, f"TensorRT is not installed (extra 'tensorrt' or 'tensorrt-rtx'): {error}"
+    version = f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}"
+    try:
+        gpus = [Gpu.open(index) for index in range(count())]
+    except BackendError as error:
+        return False, f"{version}, but {error.message}"
+    reasons = {gpu: _unsupported(gpu) for gpu in gpus}
+    usable = not all(reasons.values())
+    told = ", ".join(
+        f"cuda:{gpu.index} {gpu.name} ({reason or 'compute capability ' + capability_name(gpu.capability)})"
+        for gpu, reason in reasons.items()
+    )
+    return usable, f"{version} {'on' if usable else 'supports none of'} {told}"
+
+
+def load(
+    engine: Engine,
+    *,
+    precision: Literal["auto"] | Precision,
+    threads: int,
+    device: str = "auto",
+    plan_cache: PlanCache | None = None,
+) -> TensorRtBackend:
+    """Load the network's plan from the cache, or build it on this GPU and keep it there.
+
+    A plan enters the cache only after TensorRT has accepted it.  A cache that cannot be read or written costs time,
+    never the result: the plan is then built and used from memory, with a warning in the log.
+
+    Parameters
+    ----------
+    engine : Engine
+        Verified engine.
+    precision : {"auto", "fp32", "fp16", "int8"}
+        "auto" is fp16 if the engine has it, else fp32.
+    threads : int
+        Without effect: the network runs on the GPU.
+    device : str
+        "cuda:N", or "auto" or "cuda" for the first GPU that TensorRT supports.
+    plan_cache : PlanCache, optional
+        Default: the user's.
+
+    Raises
+    ------
+    BackendError
+        ``backend.unavailable``; ``backend.failed`` with TensorRT's own text.
+    EngineError
+        ``engine.precision``.
+    """
+    try:
+        from ptxsdk.backends import tensorrt_api, tensorrt_build
+    except ImportError as error:
+        raise BackendError("backend.unavailable", f"TensorRT is not installed: {error}") from error
+    gpu = _chosen(device)
+    chosen: Precision = ("fp16" if "fp16" in engine.precisions else "fp32") if precision == "auto" else precision
+    network = engine.network(chosen)
+    key = PlanKey(
+        gpu=gpu.name,
+        capability=capability_name(gpu.capability),
+        tensorrt=f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}",
+        driver=gpu.driver,
+        engine=engine.sha256,
+        precision=chosen,
+    )
+    cache = PlanCache() if plan_cache is None else plan_cache
+    log = tensorrt_build.Log()
+    with gpu.current():
+        compiled = None
+        plan = cache.read(key)
+        if plan is not None:
+            compiled = tensorrt_build.deserialized(plan, log)
+            if compiled is None:
+                _LOGGER.warning("TensorRT refuses a cached plan, which is built again: %s", log.taken())
+        if compiled is None:
+            targets = None if tensorrt_build.supported_targets() is None else (gpu.capability,)
+            plan = tensorrt_build.build_plan(network, targets=targets).data
+            compiled = tensorrt_build.deserialized(plan, log)
+            if compiled is None:
+                raise BackendError("backend.failed", f"TensorRT refuses the plan it built: {log.taken()}")
+            try:
+                cache.write(key, plan)
+            except WriterError as error:
+                _LOGGER.warning("the TensorRT plan is not kept and will be built again: %s", error.message)
+        return TensorRtBackend(_Compiled(engine=compiled, gpu=gpu, log=log), engine, chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiled:
+    """What clones share: TensorRT's engine, its device, and the log, which must live as long."""
+
+    engine: trt.ICudaEngine
+    gpu: Gpu
+    log: Log
+
+
+class _Slot:
+    """A tensor of the network: memory on the device, and page-locked memory on the host, which copies fast.
+
+    `host` keeps the page-locked memory alive, so an array given out never points to what was freed.
+    """
+
+    def __init__(self, compiled: _Compiled, name: str, stream: Any) -> None:
+        from ptxsdk.backends.tensorrt_api import trt
+        from ptxsdk.backends.tensorrt_build import sizes
+
+        self.name = name
+        self.is_input: bool = compiled.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        self.shape = sizes(compiled.engine.get_tensor_shape(name))
+        dtypes: dict[Any, type[np.generic]] = {trt.DataType.FLOAT: np.float32, trt.DataType.HALF: np.float16}
+        found = compiled.engine.get_tensor_dtype(name)
+        if found not in dtypes or any(size <= 0 for size in self.shape):
+            raise BackendError("backend.failed", f"the plan's tensor {name!r} is {found} {self.shape}")
+        dtype = np.dtype(dtypes[found])
+        size = dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        self.device = compiled.gpu.allocate(size, stream=stream)
+        self.pinned = compiled.gpu.pinned(size)
+        block = (ctypes.c_uint8 * size).from_address(int(self.pinned.handle))
+        block.owner = self.pinned  # type: ignore[attr-defined]
+        self.host: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(self.shape)
+        self.host[...] = 0
+
+    def rounded_from(self, values: npt.NDArray[np.float32]) -> None:
+        """Fill `host` from float32, where it is not that memory itself."""
+        if self.host.dtype != np.float32:
+            np.copyto(self.host, values.reshape(self.shape), casting="same_kind")
+
+
+class TensorRtBackend:
+    """An execution context on a stream of its own; see `ptxsdk.backends.Backend`.
+
+    Inputs and outputs of the plan may be float16; the contract is float32 in either case.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, compiled: _Compiled, engine: Engine, precision: Arithmetic) -> None:
+        contract = engine.manifest
+        self.precision: Arithmetic = precision
+        self.device = f"cuda:{compiled.gpu.index}"
+        self._engine = engine
+        self._outputs = contract.outputs
+        self._compiled: _Compiled | None = compiled
+        self._slots: dict[str, _Slot] = {}
+        try:
+            with compiled.gpu.current():
+                self._stream = compiled.gpu.stream()
+                self._context: trt.IExecutionContext | None = self._made_context(compiled)
+                self._stream.sync()
+        except BackendError:
+            raise
+        except Exception as error:  # cuda-core's exceptions share no public base but Exception
+            raise BackendError("backend.failed", f"TensorRT does not start: {error}; {compiled.log.taken()}") from error
+        self._require_contract()
+        entry = self._slots[contract.input.name].host
+        self.input: npt.NDArray[np.float32] = (
+            entry.reshape(contract.input.size)
+            if entry.dtype == np.float32
+            else np.zeros(contract.input.size, np.float32)
+        )
+
+    def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Run the network on `input`; see `ptxsdk.backends.Backend.infer`."""
+        compiled, context = self._compiled, self._context
+        if compiled is None or context is None:
+            raise BackendError("backend.failed", "the backend was closed")
+        slots = self._slots.values()
+        try:
+            with compiled.gpu.current():
+                for slot in slots:
+                    if slot.is_input:
+                        slot.rounded_from(self.input)
+                        slot.device.copy_from(slot.pinned, stream=self._stream)
+                started = context.execute_async_v3(int(self._stream.handle))
+                for slot in slots:
+                    if not slot.is_input:
+                        slot.device.copy_to(slot.pinned, stream=self._stream)
+                self._stream.sync()
+        except Exception as error:  # as in the constructor
+            raise BackendError("backend.failed", f"TensorRT failed: {error}; {compiled.log.taken()}") from error
+        if not started:
+            raise BackendError("backend.failed", f"TensorRT failed: {compiled.log.taken()}")
+        patch, mask = self._outputs.patch_logits, self._outputs.mask_logits
+        return (
+            as_plane(self._slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),
+            as_plane(self._slots[mask.name].host.astype(np.float32, copy=False), mask.name, mask.size),
+        )
+
+    def clone(self) -> TensorRtBackend:
+        """Share the plan; context, stream and buffers are the clone's own."""
+        if self._compiled is None:
+            raise BackendError("backend.failed", "the backend was closed")
+        return TensorRtBackend(self._compiled, self._engine, self.precision)
+
+    def close(self) -> None:
+        """Release context, buffers and stream, and the plan with the last of its clones."""
+        compiled, self._compiled = self._compiled, None
+        if compiled is not None:
+            with compiled.gpu.current():  # TensorRT frees on the device that is current
+                self._context = None
+                self._slots = {}
+                self._stream = None
+                del compiled
+
+    def _made_context(self, compiled: _Compiled) -> trt.IExecutionContext:
+        """Return a context with memory for every tensor."""
+        from ptxsdk.backends.tensorrt_build import new_context
+
+        context = new_context(compiled.engine)
+        if context is None:
+            raise BackendError("backend.failed", f"TensorRT made no context: {compiled.log.taken()}")
+        for index in range(compiled.engine.num_io_tensors):
+            slot = _Slot(compiled, compiled.engine.get_tensor_name(index), self._stream)
+            self._slots[slot.name] = slot
+            if not context.set_tensor_address(slot.name, int(slot.device.handle)):
+                raise BackendError("backend.failed", f"TensorRT takes no memory: {compiled.log.taken()}")
+        return context
+
+    def _require_contract(self) -> None:
+        """Refuse a plan whose tensors are not those of the manifest; shapes of outputs are held on every run."""
+        contract = self._engine.manifest
+        inputs = {slot.name: slot.shape for slot in self._slots.values() if slot.is_input}
+        outputs = {slot.name for slot in self._slots.values() if not slot.is_input}
+        wanted = {contract.input.name: (1, 1, *contract.input.size)}
+        missing = {contract.outputs.patch_logits.name, contract.outputs.mask_logits.name} - outputs
+        if inputs != wanted or missing:
+            raise BackendError(
+                "backend.failed",
+                f"the network does not keep its contract: inputs {inputs}, wanted {wanted}; "
+                f"outputs {sorted(outputs)}, missing {sorted(missing)}",
+            )
+
+
+def _unsupported(gpu: Gpu) -> str:
+    """Say why TensorRT does not run on `gpu`; empty where it does."""
+    from ptxsdk.backends import tensorrt_api, tensorrt_build
+
+    targets = tensorrt_build.supported_targets()
+    known = gpu.capability >= LEAST_CAPABILITY if targets is None else gpu.capability in targets
+    if known:
+        return ""
+    what = f"{capability_name(LEAST_CAPABILITY)} and later"
+    if targets is not None:
+        what = ", ".join(map(capability_name, targets))
+    return f"compute capability {capability_name(gpu.capability)}, {tensorrt_api.FLAVOUR} supports {what}"
+
+
+def _chosen(device: str) -> Gpu:
+    """Return the device asked for, or the first that TensorRT supports."""
+    if device.startswith("cuda:"):
+        gpu = Gpu.open(int(device[5:]))
+        reason = _unsupported(gpu)
+        if reason:
+            raise BackendError("backend.unavailable", f"{device} is {gpu.name} of {reason}")
+        return gpu
+    reasons = []
+    for index in range(count()):
+        gpu = Gpu.open(index)
+        reason = _unsupported(gpu)
+        if not reason:
+            return gpu
+        reasons.append(f"cuda:{index} is {gpu.name} of {reason}")
+    raise BackendError("backend.unavailable", "; ".join(reasons))
