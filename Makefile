@@ -22,8 +22,8 @@ lint:  ## needs the extra 'lint'
 	mypy
 	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
 
-lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and TensorRT for RTX; downloads their bindings
-	for name in 10 11 rtx; do \
+lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX; downloads their bindings
+	for name in 10.3 10 11 rtx; do \
 	  $(PYTHON) tools/tensorrt_stubs.py $$name build/stubs/$$name && MYPYPATH=build/stubs/$$name mypy || exit 1; \
 	done
 

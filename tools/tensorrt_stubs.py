@@ -17,6 +17,7 @@ from pathlib import Path
 STUBGEN = "pybind11-stubgen>=2.5"
 # By name: what pip installs, and the package that holds the API.
 VARIANTS = {
+    "10.3": ("tensorrt_cu12_bindings==10.3.0", "tensorrt_bindings"),  # JetPack 6's, the oldest we take
     "10": ("tensorrt-stubs==10.*", "tensorrt_bindings"),
     "11": ("tensorrt_cu13_bindings==11.*", "tensorrt_bindings"),
     "rtx": ("tensorrt_rtx_cu13_bindings==1.*", "tensorrt_rtx_bindings"),

@@ -5,9 +5,11 @@ Plans are built by TensorRT for RTX, which needs no GPU for it.  What runs on a 
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -328,6 +330,31 @@ def test_every_precision(rtx, precision, half_tensors):
     check_precision(plan.layers, precision)
 
 
+def test_networks_are_strongly_typed_and_without_tf32(rtx, tiny_network, monkeypatch):
+    """TensorRT for RTX would build the same without; TensorRT 10 would not."""
+    real = rtx.trt.Builder
+    seen = []
+
+    class Spy:
+        def __init__(self, log):
+            self.real = real(log)
+
+        def create_network(self, flags):
+            seen.append(flags)
+            return self.real.create_network(flags)
+
+        def create_builder_config(self):
+            return self.real.create_builder_config()
+
+        def build_serialized_network(self, definition, config):
+            seen.append(config.get_flag(rtx.trt.BuilderFlag.TF32))
+            return self.real.build_serialized_network(definition, config)
+
+    monkeypatch.setattr(rtx.trt, "Builder", Spy)
+    rtx.build_plan(tiny_network)
+    assert seen == [1 << int(rtx.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED), False]
+
+
 def test_layers_are_listed_on_request_only(rtx, tiny_network):
     assert rtx.build_plan(tiny_network).layers == ()
 
@@ -597,7 +624,7 @@ def test_the_second_start_takes_the_kept_plan(pretended, opened, cache):
     assert pretended.given == [built, built]
 
 
-def key_of(cache):
+def kept_in(cache):
     (path,) = cache.folder.iterdir()
     return path
 
@@ -605,7 +632,7 @@ def key_of(cache):
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "exchanged", "writable"])
 def test_a_damaged_plan_is_built_again_and_never_loaded(pretended, opened, cache, damage, caplog):
     load(opened, cache)
-    path = key_of(cache)
+    path = kept_in(cache)
     content = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
@@ -629,7 +656,7 @@ def test_a_foreign_plan_is_built_again_and_never_loaded(
     pretended, opened, tiny_network, cache, change, rtx, monkeypatch
 ):
     load(opened, cache)
-    path = key_of(cache)
+    path = kept_in(cache)
     engine = opened
     if change == "gpu":
         pretended.gpu.name = "Another GPU"
@@ -674,6 +701,24 @@ def test_a_cache_that_cannot_be_written_stops_nothing(pretended, opened, tmp_pat
     with caplog.at_level(logging.WARNING, "ptxsdk"):
         loaded = load(opened, plans.PlanCache(tmp_path / "file" / "plans"))
     assert "is not kept" in caplog.text
+    found, expected = compute(loaded)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_a_full_disk_stops_nothing_and_leaves_the_old_plan(pretended, opened, cache, monkeypatch, caplog):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    load(opened, cache)
+    before = kept_in(cache).read_bytes()
+    pretended.gpu.driver = "13.1"
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.WARNING, "ptxsdk"):
+        loaded = load(opened, cache)
+    assert "is not kept" in caplog.text
+    assert "No space left" in caplog.text
+    assert kept_in(cache).read_bytes() == before
+    assert pretended.given == pretended.built
     found, expected = compute(loaded)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
 
