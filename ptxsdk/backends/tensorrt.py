@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,7 +87,7 @@ def load(
         ``engine.precision``.
     """
     try:
-        from ptxsdk.backends import tensorrt_api, tensorrt_build
+        from ptxsdk.backends import tensorrt_api
     except ImportError as error:
         raise BackendError("backend.unavailable", f"TensorRT is not installed: {error}") from error
     gpu = _chosen(device)
@@ -100,25 +102,37 @@ def load(
         precision=chosen,
     )
     cache = PlanCache() if plan_cache is None else plan_cache
+    try:
+        with gpu.current():
+            compiled = _compiled(network, key, gpu, cache)
+    except BackendError:
+        raise
+    except Exception as error:  # cuda-core's exceptions share no public base but Exception
+        raise BackendError("backend.failed", f"{gpu.name} cannot be used: {error}") from error
+    return TensorRtBackend(compiled, engine, chosen)
+
+
+def _compiled(network: bytes, key: PlanKey, gpu: Gpu, cache: PlanCache) -> _Compiled:
+    """Return the plan, kept or new, as TensorRT took it; the device must be current."""
+    from ptxsdk.backends import tensorrt_build
+
     log = tensorrt_build.Log()
-    with gpu.current():
-        compiled = None
-        plan = cache.read(key)
-        if plan is not None:
-            compiled = tensorrt_build.deserialized(plan, log)
-            if compiled is None:
-                _LOGGER.warning("TensorRT refuses a cached plan, which is built again: %s", log.taken())
-        if compiled is None:
-            targets = None if tensorrt_build.supported_targets() is None else (gpu.capability,)
-            plan = tensorrt_build.build_plan(network, targets=targets).data
-            compiled = tensorrt_build.deserialized(plan, log)
-            if compiled is None:
-                raise BackendError("backend.failed", f"TensorRT refuses the plan it built: {log.taken()}")
-            try:
-                cache.write(key, plan)
-            except WriterError as error:
-                _LOGGER.warning("the TensorRT plan is not kept and will be built again: %s", error.message)
-        return TensorRtBackend(_Compiled(engine=compiled, gpu=gpu, log=log), engine, chosen)
+    plan = cache.read(key)
+    if plan is not None:
+        kept = tensorrt_build.deserialized(plan, log)
+        if kept is not None:
+            return _Compiled(engine=kept, gpu=gpu, log=log)
+        _LOGGER.warning("TensorRT refuses a cached plan, which is built again: %s", log.taken())
+    targets = None if tensorrt_build.supported_targets() is None else (gpu.capability,)
+    plan = tensorrt_build.build_plan(network, targets=targets).data
+    new = tensorrt_build.deserialized(plan, log)
+    if new is None:
+        raise BackendError("backend.failed", f"TensorRT refuses the plan it built: {log.taken()}")
+    try:
+        cache.write(key, plan)
+    except WriterError as error:
+        _LOGGER.warning("the TensorRT plan is not kept and will be built again: %s", error.message)
+    return _Compiled(engine=new, gpu=gpu, log=log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +147,7 @@ class _Compiled:
 class _Slot:
     """A tensor of the network: memory on the device, and page-locked memory on the host, which copies fast.
 
-    `host` keeps the page-locked memory alive, so an array given out never points to what was freed.
+    The page-locked memory is freed with the last array that points to it, which may outlive the backend.
     """
 
     def __init__(self, compiled: _Compiled, name: str, stream: Any) -> None:
@@ -152,7 +166,7 @@ class _Slot:
         self.device = compiled.gpu.allocate(size, stream=stream)
         self.pinned = compiled.gpu.pinned(size)
         block = (ctypes.c_uint8 * size).from_address(int(self.pinned.handle))
-        block.owner = self.pinned  # type: ignore[attr-defined]
+        weakref.finalize(block, _release, compiled.gpu, [self.pinned]).atexit = False
         self.host: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(self.shape)
         self.host[...] = 0
 
@@ -160,6 +174,57 @@ class _Slot:
         """Fill `host` from float32, where it is not that memory itself."""
         if self.host.dtype != np.float32:
             np.copyto(self.host, values.reshape(self.shape), casting="same_kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """What a backend owns on the device, beside the plan it shares."""
+
+    compiled: _Compiled
+    stream: Any
+    context: trt.IExecutionContext
+    slots: dict[str, _Slot]
+
+    @classmethod
+    def start(cls, compiled: _Compiled) -> _Running:
+        """Make a stream, and a context with memory for every tensor; the device must be current."""
+        from ptxsdk.backends.tensorrt_build import new_context
+
+        stream = compiled.gpu.stream()
+        context = new_context(compiled.engine)
+        if context is None:
+            raise BackendError("backend.failed", f"TensorRT made no context: {compiled.log.taken()}")
+        slots = {}
+        for index in range(compiled.engine.num_io_tensors):
+            slot = _Slot(compiled, compiled.engine.get_tensor_name(index), stream)
+            slots[slot.name] = slot
+            if not context.set_tensor_address(slot.name, int(slot.device.handle)):
+                raise BackendError("backend.failed", f"TensorRT takes no memory: {compiled.log.taken()}")
+        stream.sync()
+        return cls(compiled=compiled, stream=stream, context=context, slots=slots)
+
+    def infer(self) -> bool:
+        """Copy up, run, copy back, wait; whether TensorRT ran."""
+        for slot in self.slots.values():
+            if slot.is_input:
+                slot.device.copy_from(slot.pinned, stream=self.stream)
+        started = self.context.execute_async_v3(int(self.stream.handle))
+        for slot in self.slots.values():
+            if not slot.is_input:
+                slot.device.copy_to(slot.pinned, stream=self.stream)
+        self.stream.sync()
+        return bool(started)
+
+
+def _release(gpu: Gpu, held: list[Any]) -> None:
+    """Let go of what is in `held` while its device is current, which is where CUDA and TensorRT free it.
+
+    Called when the last user is gone, on whatever thread that happens.  What cannot be freed, as after a fork, is the
+    operating system's.
+    """
+    with contextlib.suppress(Exception), gpu.current():
+        while held:
+            held.pop()
 
 
 class TensorRtBackend:
@@ -176,19 +241,20 @@ class TensorRtBackend:
         self.device = f"cuda:{compiled.gpu.index}"
         self._engine = engine
         self._outputs = contract.outputs
-        self._compiled: _Compiled | None = compiled
-        self._slots: dict[str, _Slot] = {}
+        # The only reference, so that whoever empties it decides where things are freed.
+        self._held: list[_Running] = []
+        self._let_go = weakref.finalize(self, _release, compiled.gpu, self._held)
+        self._let_go.atexit = False
         try:
             with compiled.gpu.current():
-                self._stream = compiled.gpu.stream()
-                self._context: trt.IExecutionContext | None = self._made_context(compiled)
-                self._stream.sync()
+                self._held.append(_Running.start(compiled))
         except BackendError:
             raise
         except Exception as error:  # cuda-core's exceptions share no public base but Exception
             raise BackendError("backend.failed", f"TensorRT does not start: {error}; {compiled.log.taken()}") from error
-        self._require_contract()
-        entry = self._slots[contract.input.name].host
+        slots = self._held[0].slots
+        _require_contract(engine, slots)
+        entry = slots[contract.input.name].host
         self.input: npt.NDArray[np.float32] = (
             entry.reshape(contract.input.size)
             if entry.dtype == np.float32
@@ -197,74 +263,49 @@ class TensorRtBackend:
 
     def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Run the network on `input`; see `ptxsdk.backends.Backend.infer`."""
-        compiled, context = self._compiled, self._context
-        if compiled is None or context is None:
-            raise BackendError("backend.failed", "the backend was closed")
-        slots = self._slots.values()
+        running = self._running()
+        compiled, slots = running.compiled, running.slots
+        slots[self._engine.manifest.input.name].rounded_from(self.input)
         try:
             with compiled.gpu.current():
-                for slot in slots:
-                    if slot.is_input:
-                        slot.rounded_from(self.input)
-                        slot.device.copy_from(slot.pinned, stream=self._stream)
-                started = context.execute_async_v3(int(self._stream.handle))
-                for slot in slots:
-                    if not slot.is_input:
-                        slot.device.copy_to(slot.pinned, stream=self._stream)
-                self._stream.sync()
+                ran = running.infer()
         except Exception as error:  # as in the constructor
             raise BackendError("backend.failed", f"TensorRT failed: {error}; {compiled.log.taken()}") from error
-        if not started:
+        if not ran:
             raise BackendError("backend.failed", f"TensorRT failed: {compiled.log.taken()}")
         patch, mask = self._outputs.patch_logits, self._outputs.mask_logits
         return (
-            as_plane(self._slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),
-            as_plane(self._slots[mask.name].host.astype(np.float32, copy=False), mask.name, mask.size),
+            as_plane(slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),
+            as_plane(slots[mask.name].host.astype(np.float32, copy=False), mask.name, mask.size),
         )
 
     def clone(self) -> TensorRtBackend:
         """Share the plan; context, stream and buffers are the clone's own."""
-        if self._compiled is None:
-            raise BackendError("backend.failed", "the backend was closed")
-        return TensorRtBackend(self._compiled, self._engine, self.precision)
+        return TensorRtBackend(self._running().compiled, self._engine, self.precision)
 
     def close(self) -> None:
         """Release context, buffers and stream, and the plan with the last of its clones."""
-        compiled, self._compiled = self._compiled, None
-        if compiled is not None:
-            with compiled.gpu.current():  # TensorRT frees on the device that is current
-                self._context = None
-                self._slots = {}
-                self._stream = None
-                del compiled
+        self._let_go()
 
-    def _made_context(self, compiled: _Compiled) -> trt.IExecutionContext:
-        """Return a context with memory for every tensor."""
-        from ptxsdk.backends.tensorrt_build import new_context
+    def _running(self) -> _Running:
+        if not self._held:
+            raise BackendError("backend.failed", "the backend was closed")
+        return self._held[0]
 
-        context = new_context(compiled.engine)
-        if context is None:
-            raise BackendError("backend.failed", f"TensorRT made no context: {compiled.log.taken()}")
-        for index in range(compiled.engine.num_io_tensors):
-            slot = _Slot(compiled, compiled.engine.get_tensor_name(index), self._stream)
-            self._slots[slot.name] = slot
-            if not context.set_tensor_address(slot.name, int(slot.device.handle)):
-                raise BackendError("backend.failed", f"TensorRT takes no memory: {compiled.log.taken()}")
-        return context
 
-    def _require_contract(self) -> None:
-        """Refuse a plan whose tensors are not those of the manifest; shapes of outputs are held on every run."""
-        contract = self._engine.manifest
-        inputs = {slot.name: slot.shape for slot in self._slots.values() if slot.is_input}
-        outputs = {slot.name for slot in self._slots.values() if not slot.is_input}
-        wanted = {contract.input.name: (1, 1, *contract.input.size)}
-        missing = {contract.outputs.patch_logits.name, contract.outputs.mask_logits.name} - outputs
-        if inputs != wanted or missing:
-            raise BackendError(
-                "backend.failed",
-                f"the network does not keep its contract: inputs {inputs}, wanted {wanted}; "
-                f"outputs {sorted(outputs)}, missing {sorted(missing)}",
-            )
+def _require_contract(engine: Engine, slots: dict[str, _Slot]) -> None:
+    """Refuse a plan whose tensors are not those of the manifest; shapes of outputs are held on every run."""
+    contract = engine.manifest
+    inputs = {slot.name: slot.shape for slot in slots.values() if slot.is_input}
+    outputs = {slot.name for slot in slots.values() if not slot.is_input}
+    wanted = {contract.input.name: (1, 1, *contract.input.size)}
+    missing = {contract.outputs.patch_logits.name, contract.outputs.mask_logits.name} - outputs
+    if inputs != wanted or missing:
+        raise BackendError(
+            "backend.failed",
+            f"the network does not keep its contract: inputs {inputs}, wanted {wanted}; "
+            f"outputs {sorted(outputs)}, missing {sorted(missing)}",
+        )
 
 
 def _unsupported(gpu: Gpu) -> str:

@@ -542,7 +542,7 @@ def test_a_clone_has_buffers_of_its_own_and_outlives_the_first(pretended, opened
     first = load(opened, cache)
     second = first.clone()
     assert len(pretended.engines) == 1
-    assert len(pretended.engines[0].contexts) == 2
+    assert pretended.engines[0].contexts == 2
     assert len(pretended.gpu.streams) == 2
     assert not np.shares_memory(first.input, second.input)
     first.input[...], second.input[...] = 0.5, -0.5
@@ -565,6 +565,28 @@ def test_arrays_given_out_outlive_the_backend(pretended, opened, cache):
     tensor[...] = 1
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_all_is_freed_while_the_device_is_current_the_plan_with_the_last_clone(pretended, opened, cache, closed):
+    """Closed or forgotten, and page-locked memory with the last array that points to it."""
+    first = load(opened, cache)
+    second = first.clone()
+    pretended.engines.clear()
+    (patch, _), _ = compute(first)
+    if closed:
+        first.close()
+    del first
+    gc.collect()
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 5 + [("context", True)]
+    del patch
+    gc.collect()
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 6 + [("context", True)]
+    if closed:
+        second.close()
+    del second
+    gc.collect()
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 12 + [("context", True)] * 2 + [("engine", True)]
+
+
 def test_what_was_closed_does_not_run(pretended, opened, cache):
     loaded = load(opened, cache)
     loaded.close()
@@ -577,13 +599,26 @@ def test_what_was_closed_does_not_run(pretended, opened, cache):
 def test_a_failing_run(pretended, opened, cache, rtx):
     loaded = load(opened, cache)
     pretended.engines[0].fails = True
-    loaded._compiled.log.log(rtx.trt.ILogger.Severity.ERROR, "misaligned address")
+    loaded._held[0].compiled.log.log(rtx.trt.ILogger.Severity.ERROR, "misaligned address")
     with pytest.raises(BackendError, match="misaligned address") as raised:
         loaded.infer()
     assert raised.value.code == "backend.failed"
     pretended.engines[0].fails = False
     found, expected = compute(loaded)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["current", "stream", "allocate", "pinned"])
+def test_cuda_failing_at_the_start(pretended, opened, cache, what, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    monkeypatch.setattr(pretended.gpu, what, fail)
+    with pytest.raises(BackendError, match="CUDA_ERROR_OUT_OF_MEMORY") as raised:
+        load(opened, cache)
+    assert raised.value.code == "backend.failed"
+    gc.collect()
+    assert all(current for _, current in pretended.gpu.freed)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ class Buffer:
         self.size = size
         self.gpu = gpu
 
+    def __del__(self):
+        self.gpu.freed.append(("buffer", self.gpu.depth > 0))
+        self.memory[:] = 0x5A
+
     def copy_from(self, source, *, stream):
         self.gpu.require_current()
         assert source.size == self.size
@@ -50,6 +54,7 @@ class PretendGpu:
         self.index, self.name, self.capability, self.driver = index, name, capability, driver
         self.depth = 0
         self.streams = []
+        self.freed = []
 
     @contextlib.contextmanager
     def current(self):
@@ -87,8 +92,11 @@ class PretendEngine:
             "mask_logits": (1, SIZE, SIZE),
         }
         self.num_io_tensors = len(self.shapes)
-        self.contexts = []
+        self.contexts = 0
         self.fails = False
+
+    def __del__(self):
+        self.gpu.freed.append(("engine", self.gpu.depth > 0))
 
     def get_tensor_name(self, index):
         return list(self.shapes)[index]
@@ -109,14 +117,17 @@ class PretendEngine:
 
     def create_execution_context(self):
         self.gpu.require_current()
-        self.contexts.append(PretendContext(self))
-        return self.contexts[-1]
+        self.contexts += 1
+        return PretendContext(self)
 
 
 class PretendContext:
     def __init__(self, engine):
         self.engine = engine
         self.addresses = {}
+
+    def __del__(self):
+        self.engine.gpu.freed.append(("context", self.engine.gpu.depth > 0))
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
