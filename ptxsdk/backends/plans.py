@@ -66,8 +66,7 @@ class PlanKey:
     def file_name(self) -> str:
         """Name of the plan's file.
 
-        The versions are left out: after an update of driver or TensorRT the new plan takes the place of the old one,
-        so the folder does not grow.
+        The versions are left out: after an update of driver or TensorRT the new plan takes the place of the old one.
         """
         flavour = self.tensorrt.partition(" ")[0]
         lasting = f"{self.gpu}\n{self.capability}\n{flavour}\n{self.engine}\n{self.precision}"
@@ -98,13 +97,15 @@ class PlanCache:
         exchanged between the check and the use.
         """
         path = self.path(key)
-        if path is None or self.folder is None or not path.exists():
+        if path is None or self.folder is None:
             return None
         try:
             _require_private(self.folder.stat(), "the folder of plans")
             plan = _verified(_content(path), key)
         except _Refused as refused:
             _LOGGER.warning("cached TensorRT plan %s is not used, and built again: %s", path.name, refused)
+            return None
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             _LOGGER.warning("cached TensorRT plan %s cannot be read: %s", path.name, error.strerror)

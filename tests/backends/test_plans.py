@@ -187,6 +187,22 @@ def test_a_pipe_and_a_folder_in_the_place_of_a_plan(cache, kept, caplog):
     refused(cache, caplog)
 
 
+def test_a_folder_that_may_not_be_looked_into(cache, kept, caplog, monkeypatch):
+    def denied(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    monkeypatch.setattr(os, "open", denied)
+    assert "cannot be read: Permission denied" in refused(cache, caplog)
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_silent_miss(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file").chmod(0o600)
+    assert PlanCache(tmp_path / "file").read(KEY) is None
+    assert not caplog.records
+
+
 def test_a_full_disk_leaves_the_old_plan(cache, kept, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

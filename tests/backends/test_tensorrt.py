@@ -5,12 +5,14 @@ Plans are built by TensorRT for RTX, which needs no GPU for it.  What runs on a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import importlib
 import logging
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
@@ -198,6 +200,19 @@ def test_a_device_and_its_driver(driver, monkeypatch, tmp_path):
     assert cuda.Gpu.open(0).driver == "13.2 580.65.06"
 
 
+@pytest.mark.parametrize("before", ["the host's", None], ids=["some", "none"])
+def test_the_host_program_has_its_context_back(driver, before):
+    """None is what cuda-bindings give before CUDA is started."""
+    log = []
+    driver.cuCtxGetCurrent = lambda: (driver.Status(0), before)
+    driver.cuCtxSetCurrent = lambda context: log.append(("back", context))
+    sys.modules["cuda.core"].Device = lambda index: SimpleNamespace(set_current=lambda: log.append(("ours", index)))
+    with contextlib.suppress(KeyError), gpu(1, "card", (8, 6)).current():
+        assert log == [("ours", 1)]
+        raise KeyError
+    assert log[1:] == ([("back", before)] if before else [])
+
+
 def test_cuda_core_has_what_we_use():
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
     bound = importlib.import_module("cuda.bindings.driver")
@@ -277,36 +292,28 @@ def rtx():
 SHIPPED = Engine.open(Engine.default_path())
 
 
-def dtypes(layers):
-    return {tensor.dtype for layer in layers for tensor in (*layer.inputs, *layer.outputs)}
-
-
 def by_name(layers, name):
     """The dtype of an input or output of the network, as the plan's layers have it."""
     (dtype,) = {tensor.dtype for layer in layers for tensor in (*layer.inputs, *layer.outputs) if tensor.name == name}
     return dtype
 
 
-def check_precision(layers, precision):
-    """The layers that do the work are in the precision the graph states."""
-    convolutions = [layer for layer in layers if layer.kind == "correlation"]
-    assert convolutions
-    heavy = [layer for layer in convolutions if layer.constants]
-    weights = [layer.constants[0].dtype for layer in heavy]
-    if precision == "fp32":
-        assert dtypes(layers) == {"Float"}
-        assert set(weights) == {"Float"}
-    elif precision == "fp16":
-        assert set(weights) == {"Half"}
-        assert {layer.inputs[0].dtype for layer in heavy} == {"Half"}
-    else:
-        quantized = [
-            layer
-            for layer in heavy
-            if layer.inputs[0].dtype == "Int8" and "Int8" in {constant.dtype for constant in layer.constants}
-        ]
-        assert quantized
-    return convolutions
+def stated(network):
+    """How many convolutions of the ONNX graph have weights of which dtype, as TensorRT calls it."""
+    import onnx
+
+    graph = onnx.load_from_string(network).graph
+    types = {onnx.TensorProto.FLOAT: "Float", onnx.TensorProto.FLOAT16: "Half"}
+    weights = {tensor.name: types.get(tensor.data_type) for tensor in graph.initializer}
+    weights |= {node.output[0]: "Int8" for node in graph.node if node.op_type == "DequantizeLinear"}
+    return Counter(weights[node.input[1]] for node in graph.node if node.op_type == "Conv")
+
+
+def convolved(layers):
+    """The same of a plan: its convolutions are correlations, and their first constant is the weights."""
+    found = [layer for layer in layers if layer.kind == "correlation"]
+    assert all(layer.inputs[0].dtype == layer.constants[0].dtype for layer in found)
+    return Counter(layer.constants[0].dtype for layer in found)
 
 
 @pytest.mark.parametrize("precision", SHIPPED.precisions)
@@ -316,18 +323,27 @@ def test_the_shipped_network(rtx, precision):
     assert len(plan.data) > 1_000_000
     for name in ("image", "patch_logits", "mask_logits"):
         assert by_name(plan.layers, name) in ("Float", "Half")
-    convolutions = check_precision(plan.layers, precision)
-    assert len(convolutions) > 30
+    wanted, found = stated(SHIPPED.network(precision)), convolved(plan.layers)
+    assert {"fp32": "Float", "fp16": "Half", "int8": "Int8"}[precision] in wanted
+    assert set(found) == set(wanted)
+    assert all(wanted[dtype] >= found[dtype] > 0.9 * wanted[dtype] for dtype in wanted)  # some are fused with others
 
 
 @pytest.mark.parametrize(
-    ("precision", "half_tensors"), [("fp32", False), ("fp16", False), ("fp16", True), ("int8", False)]
+    ("precision", "half_tensors", "expected"),
+    [
+        ("fp32", False, {"Float": 3}),
+        ("fp16", False, {"Half": 3}),
+        ("fp16", True, {"Half": 3}),
+        ("int8", False, {"Int8": 2, "Float": 1}),
+    ],
 )
-def test_every_precision(rtx, precision, half_tensors):
-    plan = rtx.build_plan(make_convolutions(precision, half_tensors=half_tensors), inspect=True)
+def test_every_precision(rtx, precision, half_tensors, expected):
+    network = make_convolutions(precision, half_tensors=half_tensors)
+    plan = rtx.build_plan(network, inspect=True)
     for name in ("image", "patch_logits", "mask_logits"):
         assert by_name(plan.layers, name) == ("Half" if half_tensors else "Float")
-    check_precision(plan.layers, precision)
+    assert stated(network) == convolved(plan.layers) == expected
 
 
 def test_networks_are_strongly_typed_and_without_tf32(rtx, tiny_network, monkeypatch):
