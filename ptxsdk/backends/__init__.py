@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,7 +107,7 @@ def load(engine: Engine, *, backend: str, device: str, precision: str, threads: 
         raise DetectorError("detector.option", f"threads {threads!r} is not a count up to {MOST_THREADS}")
     if not isinstance(device, str):
         raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
-    cuda = device == "cuda" or (device.startswith("cuda:") and device[5:].isascii() and device[5:].isdecimal())
+    cuda = re.fullmatch(r"cuda(:[0-9]{1,4})?", device) is not None
     if device not in ("auto", "cpu") and not cuda:
         raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
     if backend != "auto" and device != "auto" and (backend == "tensorrt") != cuda:

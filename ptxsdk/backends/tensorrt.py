@@ -38,7 +38,7 @@ def probe() -> tuple[bool, str]:
     try:
         from ptxsdk.backends import tensorrt_api
     except ImportError as error:
-        return False, f"TensorRT is not installed (extra 'tensorrt' or 'tensorrt-rtx'): {error}"
+        return False, f"there is no TensorRT to use (extra 'tensorrt' or 'tensorrt-rtx'): {error}"
     version = f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}"
     try:
         gpus = [Gpu.open(index) for index in range(count())]
@@ -89,7 +89,7 @@ def load(
     try:
         from ptxsdk.backends import tensorrt_api
     except ImportError as error:
-        raise BackendError("backend.unavailable", f"TensorRT is not installed: {error}") from error
+        raise BackendError("backend.unavailable", f"there is no TensorRT to use: {error}") from error
     gpu = _chosen(device)
     chosen: Precision = ("fp16" if "fp16" in engine.precisions else "fp32") if precision == "auto" else precision
     network = engine.network(chosen)

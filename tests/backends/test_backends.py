@@ -50,7 +50,9 @@ def test_a_backend_and_a_device_that_do_not_go_together(opened, backend, device)
     assert f"{backend} does not run on {device}" in raised.value.message
 
 
-@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "cuda:-1", "cuda:\u0661", "gpu", "", None, 0])
+@pytest.mark.parametrize(
+    "device", ["cuda:", "cuda:x", "cuda:-1", "cuda:\u0661", "cuda:" + 5000 * "9", "cuda\n", "gpu", "", None, 0]
+)
 def test_an_unknown_device(opened, device):
     with pytest.raises(DetectorError) as raised:
         backends.load(opened, backend="auto", device=device, precision="auto", threads=0)
