@@ -1,9 +1,9 @@
-# make demo | test | test-slow | lint | bench
+# make demo | test | test-slow | lint | lint-tensorrt | bench
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict
 
-.PHONY: demo test test-slow lint format bench
+.PHONY: demo test test-slow lint lint-tensorrt format bench
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -21,6 +21,11 @@ lint:  ## needs the extra 'lint'
 	ruff format --check .
 	mypy
 	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+
+lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX; downloads their bindings
+	for name in 10.3 10 11 rtx; do \
+	  $(PYTHON) tools/tensorrt_stubs.py $$name build/stubs/$$name && MYPYPATH=build/stubs/$$name mypy || exit 1; \
+	done
 
 format:
 	ruff check --fix .

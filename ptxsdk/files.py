@@ -10,8 +10,17 @@ from pathlib import Path
 from ptxsdk.errors import WriterError
 
 
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:
     """Write beside `path`, flush to the disk, then take its place; leave nothing behind on failure.
+
+    Parameters
+    ----------
+    path : path
+        The file; an existing one is replaced in one step.
+    data : bytes
+        Its content.
+    mode : int, optional
+        Permissions of the file whatever the process's umask; default: what the umask leaves of 666.
 
     Raises
     ------
@@ -24,6 +33,8 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
         part = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with part.open("xb") as stream:
+                if mode is not None:
+                    os.fchmod(stream.fileno(), mode)
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

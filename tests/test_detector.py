@@ -324,7 +324,7 @@ def test_no_memory_is_a_typed_error(detector, monkeypatch):
         ({"threads": -1}, DetectorError, "detector.option"),
         ({"threads": 10**9}, DetectorError, "detector.option"),
         ({"threads": 1.5}, DetectorError, "detector.option"),
-        ({"device": "cuda:0"}, BackendError, "backend.unavailable"),
+        ({"device": "cuda:99"}, BackendError, "backend.unavailable"),
         ({"precision": "int8"}, EngineError, "engine.precision"),
         ({"precision": "fp16", "backend": "onnxruntime"}, EngineError, "engine.precision"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +14,9 @@ from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, DetectorError
 from ptxsdk.manifest import Arithmetic
 
-NAMES = ("openvino", "onnxruntime")
+_LOGGER = logging.getLogger("ptxsdk")
+
+NAMES = ("openvino", "tensorrt", "onnxruntime")
 MOST_THREADS = 256
 
 
@@ -88,9 +92,9 @@ def load(engine: Engine, *, backend: str, device: str, precision: str, threads: 
     engine : Engine
         Verified engine.
     backend : str
-        "auto" (openvino, the embedded default) or one of ``NAMES``.
+        "auto" (what the device asks for) or one of ``NAMES``.
     device : str
-        "auto" or "cpu".  "cuda" is not part of this version.
+        "cpu", "cuda" or "cuda:N".  "auto" is TensorRT where it is usable, else OpenVINO on the CPU.
     precision : {"auto", "fp32", "fp16", "int8"}
         "auto" takes the fastest that this device runs natively and the engine allows.
     threads : int
@@ -113,16 +117,36 @@ def load(engine: Engine, *, backend: str, device: str, precision: str, threads: 
         raise DetectorError("detector.option", f"threads {threads!r} is not a count up to {MOST_THREADS}")
     if not isinstance(device, str):
         raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
-    if device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()):
-        raise BackendError("backend.unavailable", "this version has no CUDA backend; use device='cpu' or 'auto'")
-    if device not in ("auto", "cpu"):
+    cuda = re.fullmatch(r"cuda(:[0-9]{1,4})?", device) is not None
+    if device not in ("auto", "cpu") and not cuda:
         raise DetectorError("detector.option", f"device {device!r} is not auto, cpu or cuda[:N]")
-    module = _module("openvino" if backend == "auto" else backend)
+    if backend != "auto" and device != "auto" and (backend == "tensorrt") != cuda:
+        raise BackendError("backend.unavailable", f"{backend} does not run on {device}")
+    if backend == "tensorrt" or cuda:
+        _require_usable("tensorrt")
+        return _on_gpu(engine, device, precision, threads)
+    if backend == "auto" and device == "auto" and _module("tensorrt").probe()[0]:
+        try:
+            return _on_gpu(engine, device, precision, threads)
+        except BackendError as error:
+            _LOGGER.warning("TensorRT does not run the network, OpenVINO does: %s", error.message)
+    loaded: Backend = _require_usable("openvino" if backend == "auto" else backend).load(
+        engine, precision=precision, threads=threads
+    )
+    return loaded
+
+
+def _on_gpu(engine: Engine, device: str, precision: str, threads: int) -> Backend:
+    loaded: Backend = _module("tensorrt").load(engine, precision=precision, threads=threads, device=device)
+    return loaded
+
+
+def _require_usable(name: str) -> Any:
+    module = _module(name)
     usable, reason = module.probe()
     if not usable:
         raise BackendError("backend.unavailable", reason)
-    loaded: Backend = module.load(engine, precision=precision, threads=threads)
-    return loaded
+    return module
 
 
 def _module(name: str) -> Any:

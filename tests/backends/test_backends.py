@@ -12,6 +12,8 @@ from made import SIZE, make_engine, network_output, tiny_manifest
 from ptxsdk import BackendError, DetectorError, Engine, backends
 from ptxsdk.manifest import Tolerance
 
+ON_CPU = ("openvino", "onnxruntime")
+
 
 def load(engine, backend, precision="auto", threads=0):
     return backends.load(engine, backend=backend, device="cpu", precision=precision, threads=threads)
@@ -22,14 +24,14 @@ def opened(tiny_engine):
     return Engine.open(tiny_engine)
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_usable_backend_says_its_version(name):
     usable, reason = backends.probe(name)
     assert usable
     assert name in reason
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_missing_runtime_is_a_reason_and_a_typed_error(name, opened, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     usable, reason = backends.probe(name)
@@ -40,13 +42,30 @@ def test_a_missing_runtime_is_a_reason_and_a_typed_error(name, opened, monkeypat
     assert raised.value.code == "backend.unavailable"
 
 
+@pytest.mark.parametrize(("backend", "device"), [("tensorrt", "cpu"), ("openvino", "cuda"), ("onnxruntime", "cuda:1")])
+def test_a_backend_and_a_device_that_do_not_go_together(opened, backend, device):
+    with pytest.raises(BackendError) as raised:
+        backends.load(opened, backend=backend, device=device, precision="auto", threads=0)
+    assert raised.value.code == "backend.unavailable"
+    assert f"{backend} does not run on {device}" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "device", ["cuda:", "cuda:x", "cuda:-1", "cuda:\u0661", "cuda:" + 5000 * "9", "cuda\n", "gpu", "", None, 0]
+)
+def test_an_unknown_device(opened, device):
+    with pytest.raises(DetectorError) as raised:
+        backends.load(opened, backend="auto", device=device, precision="auto", threads=0)
+    assert raised.value.code == "detector.option"
+
+
 def test_an_unknown_backend():
     with pytest.raises(DetectorError) as raised:
         backends.probe("caffe")
     assert raised.value.code == "detector.option"
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_the_network_is_computed_from_the_input_buffer(name, opened):
     loaded = load(opened, name, "fp32")
     for seed in range(3):
@@ -58,7 +77,7 @@ def test_the_network_is_computed_from_the_input_buffer(name, opened):
     loaded.close()
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_clone_has_buffers_of_its_own(name, opened):
     first = load(opened, name, "fp32")
     second = first.clone()

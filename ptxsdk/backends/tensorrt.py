@@ -1,0 +1,340 @@
+"""TensorRT 10, TensorRT 11 and TensorRT for RTX, on NVIDIA GPUs: data-centre cards, Jetsons and RTX cards."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ptxsdk.backends.contract import as_plane
+from ptxsdk.backends.cuda import Gpu, capability_name, count
+from ptxsdk.backends.plans import PlanCache, PlanKey
+from ptxsdk.engine import Engine
+from ptxsdk.errors import BackendError, WriterError
+from ptxsdk.manifest import Arithmetic, Precision
+
+if TYPE_CHECKING:
+    from ptxsdk.backends.tensorrt_api import trt
+    from ptxsdk.backends.tensorrt_build import Log
+
+_LOGGER = logging.getLogger("ptxsdk")
+
+# Turing: TensorRT 10.5 and later and TensorRT for RTX know nothing older.
+LEAST_CAPABILITY = (7, 5)
+
+
+def probe() -> tuple[bool, str]:
+    """Say whether TensorRT can run here; ``(usable, reason)``.
+
+    Not usable: no TensorRT, one of an unknown major version, no cuda-core, no driver, no GPU, or only GPUs that this
+    TensorRT does not support; the reason says which.
+    """
+    try:
+        from ptxsdk.backends import tensorrt_api
+    except ImportError as error:
+        return False, f"there is no TensorRT to use (extra 'tensorrt' or 'tensorrt-rtx'): {error}"
+    version = f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}"
+    try:
+        gpus = [Gpu.open(index) for index in range(count())]
+    except BackendError as error:
+        return False, f"{version}, but {error.message}"
+    reasons = {gpu: _unsupported(gpu) for gpu in gpus}
+    usable = not all(reasons.values())
+    told = ", ".join(
+        f"cuda:{gpu.index} {gpu.name} ({reason or 'compute capability ' + capability_name(gpu.capability)})"
+        for gpu, reason in reasons.items()
+    )
+    return usable, f"{version} {'on' if usable else 'supports none of'} {told}"
+
+
+def load(
+    engine: Engine,
+    *,
+    precision: Literal["auto"] | Precision,
+    threads: int,
+    device: str = "auto",
+    plan_cache: PlanCache | None = None,
+) -> TensorRtBackend:
+    """Load the network's plan from the cache, or build it on this GPU and keep it there.
+
+    A plan enters the cache only after TensorRT has accepted it.  A cache that cannot be read or written costs time,
+    never the result: the plan is then built and used from memory, with a warning in the log.
+
+    Parameters
+    ----------
+    engine : Engine
+        Verified engine.
+    precision : {"auto", "fp32", "fp16", "int8"}
+        "auto" is fp16 if the engine has it, else fp32.
+    threads : int
+        Without effect: the network runs on the GPU.
+    device : str
+        "cuda:N", or "auto" or "cuda" for the first GPU that TensorRT supports.
+    plan_cache : PlanCache, optional
+        Default: the user's.
+
+    Raises
+    ------
+    BackendError
+        ``backend.unavailable``; ``backend.failed`` with TensorRT's own text.
+    EngineError
+        ``engine.precision``.
+    """
+    try:
+        from ptxsdk.backends import tensorrt_api
+    except ImportError as error:
+        raise BackendError("backend.unavailable", f"there is no TensorRT to use: {error}") from error
+    gpu = _chosen(device)
+    chosen: Precision = ("fp16" if "fp16" in engine.precisions else "fp32") if precision == "auto" else precision
+    network = engine.network(chosen)
+    key = PlanKey(
+        gpu=gpu.name,
+        capability=capability_name(gpu.capability),
+        tensorrt=f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}",
+        driver=gpu.driver,
+        engine=engine.sha256,
+        precision=chosen,
+    )
+    cache = PlanCache() if plan_cache is None else plan_cache
+    try:
+        with gpu.current():
+            compiled = _compiled(network, key, gpu, cache)
+    except BackendError:
+        raise
+    except Exception as error:  # cuda-core's exceptions share no public base but Exception
+        raise BackendError("backend.failed", f"{gpu.name} cannot be used: {error}") from error
+    return TensorRtBackend(compiled, engine, chosen)
+
+
+def _compiled(network: bytes, key: PlanKey, gpu: Gpu, cache: PlanCache) -> _Compiled:
+    """Return the plan, kept or new, as TensorRT took it; the device must be current."""
+    from ptxsdk.backends import tensorrt_build
+
+    log = tensorrt_build.Log()
+    plan = cache.read(key)
+    if plan is not None:
+        kept = tensorrt_build.deserialized(plan, log)
+        if kept is not None:
+            return _Compiled(engine=kept, gpu=gpu, log=log)
+        _LOGGER.warning("TensorRT refuses a cached plan, which is built again: %s", log.taken())
+    targets = None if tensorrt_build.supported_targets() is None else (gpu.capability,)
+    plan = tensorrt_build.build_plan(network, targets=targets).data
+    new = tensorrt_build.deserialized(plan, log)
+    if new is None:
+        raise BackendError("backend.failed", f"TensorRT refuses the plan it built: {log.taken()}")
+    try:
+        cache.write(key, plan)
+    except WriterError as error:
+        _LOGGER.warning("the TensorRT plan is not kept and will be built again: %s", error.message)
+    return _Compiled(engine=new, gpu=gpu, log=log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compiled:
+    """What clones share: TensorRT's engine, its device, and the log, which must live as long."""
+
+    engine: trt.ICudaEngine
+    gpu: Gpu
+    log: Log
+
+
+class _Slot:
+    """A tensor of the network: memory on the device, and page-locked memory on the host, which copies fast.
+
+    The page-locked memory is freed with the last array that points to it, which may outlive the backend.
+    """
+
+    def __init__(self, compiled: _Compiled, name: str, stream: Any) -> None:
+        from ptxsdk.backends.tensorrt_api import trt
+        from ptxsdk.backends.tensorrt_build import sizes
+
+        self.name = name
+        self.is_input: bool = compiled.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        self.shape = sizes(compiled.engine.get_tensor_shape(name))
+        dtypes: dict[Any, type[np.generic]] = {trt.DataType.FLOAT: np.float32, trt.DataType.HALF: np.float16}
+        found = compiled.engine.get_tensor_dtype(name)
+        if found not in dtypes or any(size <= 0 for size in self.shape):
+            raise BackendError("backend.failed", f"the plan's tensor {name!r} is {found} {self.shape}")
+        dtype = np.dtype(dtypes[found])
+        size = dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        self.device = compiled.gpu.allocate(size, stream=stream)
+        self.pinned = compiled.gpu.pinned(size)
+        block = (ctypes.c_uint8 * size).from_address(int(self.pinned.handle))
+        weakref.finalize(block, _release, compiled.gpu, [self.pinned]).atexit = False
+        self.host: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(self.shape)
+        self.host[...] = 0
+
+    def rounded_from(self, values: npt.NDArray[np.float32]) -> None:
+        """Fill `host` from float32, where it is not that memory itself."""
+        if self.host.dtype != np.float32:
+            np.copyto(self.host, values.reshape(self.shape), casting="same_kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """What a backend owns on the device, beside the plan it shares."""
+
+    compiled: _Compiled
+    stream: Any
+    context: trt.IExecutionContext
+    slots: dict[str, _Slot]
+
+    @classmethod
+    def start(cls, compiled: _Compiled) -> _Running:
+        """Make a stream, and a context with memory for every tensor; the device must be current."""
+        from ptxsdk.backends.tensorrt_build import new_context
+
+        stream = compiled.gpu.stream()
+        context = new_context(compiled.engine)
+        if context is None:
+            raise BackendError("backend.failed", f"TensorRT made no context: {compiled.log.taken()}")
+        slots = {}
+        for index in range(compiled.engine.num_io_tensors):
+            slot = _Slot(compiled, compiled.engine.get_tensor_name(index), stream)
+            slots[slot.name] = slot
+            if not context.set_tensor_address(slot.name, int(slot.device.handle)):
+                raise BackendError("backend.failed", f"TensorRT takes no memory: {compiled.log.taken()}")
+        stream.sync()
+        return cls(compiled=compiled, stream=stream, context=context, slots=slots)
+
+    def infer(self) -> bool:
+        """Copy up, run, copy back, wait; whether TensorRT ran."""
+        for slot in self.slots.values():
+            if slot.is_input:
+                slot.device.copy_from(slot.pinned, stream=self.stream)
+        started = self.context.execute_async_v3(int(self.stream.handle))
+        for slot in self.slots.values():
+            if not slot.is_input:
+                slot.device.copy_to(slot.pinned, stream=self.stream)
+        self.stream.sync()
+        return bool(started)
+
+
+def _release(gpu: Gpu, held: list[Any]) -> None:
+    """Let go of what is in `held` while its device is current, which is where CUDA and TensorRT free it.
+
+    Called when the last user is gone, on whatever thread that happens.  What cannot be freed, as after a fork, is the
+    operating system's.
+    """
+    with contextlib.suppress(Exception), gpu.current():
+        while held:
+            held.pop()
+
+
+class TensorRtBackend:
+    """An execution context on a stream of its own; see `ptxsdk.backends.Backend`.
+
+    Inputs and outputs of the plan may be float16; the contract is float32 in either case.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, compiled: _Compiled, engine: Engine, precision: Arithmetic) -> None:
+        contract = engine.manifest
+        self.precision: Arithmetic = precision
+        self.device = f"cuda:{compiled.gpu.index}"
+        self._engine = engine
+        self._outputs = contract.outputs
+        # The only reference, so that whoever empties it decides where things are freed.
+        self._held: list[_Running] = []
+        self._let_go = weakref.finalize(self, _release, compiled.gpu, self._held)
+        self._let_go.atexit = False
+        try:
+            with compiled.gpu.current():
+                self._held.append(_Running.start(compiled))
+        except BackendError:
+            raise
+        except Exception as error:  # cuda-core's exceptions share no public base but Exception
+            raise BackendError("backend.failed", f"TensorRT does not start: {error}; {compiled.log.taken()}") from error
+        slots = self._held[0].slots
+        _require_contract(engine, slots)
+        entry = slots[contract.input.name].host
+        self.input: npt.NDArray[np.float32] = (
+            entry.reshape(contract.input.size)
+            if entry.dtype == np.float32
+            else np.zeros(contract.input.size, np.float32)
+        )
+
+    def infer(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Run the network on `input`; see `ptxsdk.backends.Backend.infer`."""
+        running = self._running()
+        compiled, slots = running.compiled, running.slots
+        slots[self._engine.manifest.input.name].rounded_from(self.input)
+        try:
+            with compiled.gpu.current():
+                ran = running.infer()
+        except Exception as error:  # as in the constructor
+            raise BackendError("backend.failed", f"TensorRT failed: {error}; {compiled.log.taken()}") from error
+        if not ran:
+            raise BackendError("backend.failed", f"TensorRT failed: {compiled.log.taken()}")
+        patch, mask = self._outputs.patch_logits, self._outputs.mask_logits
+        return (
+            as_plane(slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),
+            as_plane(slots[mask.name].host.astype(np.float32, copy=False), mask.name, mask.size),
+        )
+
+    def clone(self) -> TensorRtBackend:
+        """Share the plan; context, stream and buffers are the clone's own."""
+        return TensorRtBackend(self._running().compiled, self._engine, self.precision)
+
+    def close(self) -> None:
+        """Release context, buffers and stream, and the plan with the last of its clones."""
+        self._let_go()
+
+    def _running(self) -> _Running:
+        if not self._held:
+            raise BackendError("backend.failed", "the backend was closed")
+        return self._held[0]
+
+
+def _require_contract(engine: Engine, slots: dict[str, _Slot]) -> None:
+    """Refuse a plan whose tensors are not those of the manifest; shapes of outputs are held on every run."""
+    contract = engine.manifest
+    inputs = {slot.name: slot.shape for slot in slots.values() if slot.is_input}
+    outputs = {slot.name for slot in slots.values() if not slot.is_input}
+    wanted = {contract.input.name: (1, 1, *contract.input.size)}
+    missing = {contract.outputs.patch_logits.name, contract.outputs.mask_logits.name} - outputs
+    if inputs != wanted or missing:
+        raise BackendError(
+            "backend.failed",
+            f"the network does not keep its contract: inputs {inputs}, wanted {wanted}; "
+            f"outputs {sorted(outputs)}, missing {sorted(missing)}",
+        )
+
+
+def _unsupported(gpu: Gpu) -> str:
+    """Say why TensorRT does not run on `gpu`; empty where it does."""
+    from ptxsdk.backends import tensorrt_api, tensorrt_build
+
+    targets = tensorrt_build.supported_targets()
+    known = gpu.capability >= LEAST_CAPABILITY if targets is None else gpu.capability in targets
+    if known:
+        return ""
+    what = f"{capability_name(LEAST_CAPABILITY)} and later"
+    if targets is not None:
+        what = ", ".join(map(capability_name, targets))
+    return f"compute capability {capability_name(gpu.capability)}, {tensorrt_api.FLAVOUR} supports {what}"
+
+
+def _chosen(device: str) -> Gpu:
+    """Return the device asked for, or the first that TensorRT supports."""
+    if device.startswith("cuda:"):
+        gpu = Gpu.open(int(device[5:]))
+        reason = _unsupported(gpu)
+        if reason:
+            raise BackendError("backend.unavailable", f"{device} is {gpu.name} of {reason}")
+        return gpu
+    reasons = []
+    for index in range(count()):
+        gpu = Gpu.open(index)
+        reason = _unsupported(gpu)
+        if not reason:
+            return gpu
+        reasons.append(f"cuda:{index} is {gpu.name} of {reason}")
+    raise BackendError("backend.unavailable", "; ".join(reasons))
