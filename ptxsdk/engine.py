@@ -169,6 +169,12 @@ class Engine:
         """The precisions the engine has a network in, most exact first."""
         return tuple(precision for precision in PRECISIONS if precision in self.manifest.networks)
 
+    @property
+    def gated(self) -> tuple[Precision, ...]:
+        """The most exact precision, and those whose accuracy was measured: a build writes none that fails its gate."""
+        first, *others = self.precisions
+        return (first, *(each for each in others if self.manifest.networks[each].accuracy))
+
     def network(self, precision: Precision) -> bytes:
         """Return the ONNX network of a precision.
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all."""
+"""Files: written whole or not at all; and where what can be made again is kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ import secrets
 from pathlib import Path
 
 from ptxsdk.errors import WriterError
+
+CACHE = "PTXSDK_CACHE"
+
+
+def cache_folder(name: str) -> Path | None:
+    """Return the folder in which what can be made again is kept for the next start.
+
+    ``$PTXSDK_CACHE/name``, else ``ptxsdk/name`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``).
+    None where the variable is set and empty, or there is no such folder: nothing is kept then.
+    """
+    named = os.environ.get(CACHE)
+    if named is not None:
+        return Path(named) / name if named else None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:  # the XDG specification: a relative path is ignored
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "ptxsdk" / name
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def write_file(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:

@@ -6,6 +6,14 @@ import pytest
 from made import make_engine, make_network
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep choices of precision and plans out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PTXSDK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_network():
     """The small network as ONNX."""

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -235,6 +236,105 @@ def test_batch_errors_are_raised_or_returned(detector):
     assert not first.flagged
     assert isinstance(second, OutOfScope)
     assert third.flagged
+
+
+def test_a_batch_keeps_the_order_whoever_is_done_first(detector):
+    sizes = [(2400, 2000) if index % 5 == 0 else (300, 260) for index in range(24)]
+    films = [make_chest(size, blob=(120, 60 + index, 20)) for index, size in enumerate(sizes)]
+    found = detector.predict_batch(iter(films))
+    assert [detection.geometry.source for detection in found] == sizes
+    expected = [detector.predict(film) for film in films]
+    assert [d.probability for d in found] == pytest.approx([d.probability for d in expected], abs=1e-6)
+    assert [d.regions for d in found] == [d.regions for d in expected]
+
+
+def test_the_first_error_in_order_ends_a_batch(detector):
+    taken = []
+
+    def films():
+        for index in range(200):
+            taken.append(index)
+            yield np.zeros((10, 10), np.uint8) if index == 3 else make_chest((300, 260))
+
+    with pytest.raises(OutOfScope):
+        detector.predict_batch(films())
+    assert len(taken) < 60
+
+
+def test_films_are_taken_as_they_are_needed(detector):
+    ahead = []
+
+    def films():
+        for index in range(30):
+            ahead.append(index - scored[0])
+            yield make_chest((300, 260))
+
+    scored = [0]
+    real = Detector.predict
+
+    def counted(self, image):
+        result = real(self, image)
+        scored[0] += 1
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Detector, "predict", counted)
+        detector.predict_batch(films())
+    assert max(ahead) <= 4 * (os.cpu_count() or 1) + 2
+
+
+def test_an_error_of_the_caller_ends_a_batch(detector):
+    def films():
+        yield make_chest()
+        yield make_chest()
+        raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        detector.predict_batch(films())
+    assert detector.predict(make_chest()).engine
+
+
+def test_small_batches(detector):
+    assert detector.predict_batch([]) == []
+    assert len(detector.predict_batch([make_chest()])) == 1
+    (error,) = detector.predict_batch([np.zeros((10, 10), np.uint8)], errors="return")
+    assert isinstance(error, OutOfScope)
+
+
+def test_the_network_for_batches_is_compiled_once_and_closed(tiny_engine):
+    with Detector(tiny_engine) as detector:
+        detector.predict(make_chest())
+        assert not detector._crew
+        detector.predict_batch([make_chest()] * 3)
+        crew = detector._crew
+        assert crew
+        detector.predict_batch([make_chest()] * 3)
+        assert detector._crew is crew
+        twin = detector.clone()
+        assert not twin._crew
+        twin.close()
+    assert all(member._closed for member in crew)
+
+
+def test_batches_on_many_threads(detector):
+    films = [make_chest((300, 260), blob=(100, 60 + 5 * index, 20)) for index in range(6)]
+    expected = [d.probability for d in detector.predict_batch(films)]
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: detector.predict_batch(films), range(6)):
+            assert [d.probability for d in found] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_detector_closed_during_a_batch_says_so(tiny_engine):
+    detector = Detector(tiny_engine)
+
+    def films():
+        yield from [make_chest((300, 260))] * 4
+        detector.close()
+        yield from [make_chest((300, 260))] * 4
+
+    with pytest.raises(DetectorError) as raised:
+        detector.predict_batch(films(), errors="return")
+    assert raised.value.code == "detector.closed"
 
 
 def test_closed(tiny_engine):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ptxsdk import WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import cache_folder, write_file
 
 
 def test_writes_and_replaces(tmp_path):
@@ -37,3 +37,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
 def test_a_place_that_cannot_be_written(tmp_path, where):
     with pytest.raises(WriterError):
         write_file(tmp_path / where, b"new")
+
+
+def test_the_cache_is_where_it_is_said_to_be(monkeypatch, tmp_path):
+    monkeypatch.setenv("PTXSDK_CACHE", str(tmp_path))
+    assert cache_folder("plans") == tmp_path / "plans"
+    monkeypatch.setenv("PTXSDK_CACHE", "")
+    assert cache_folder("plans") is None
+    monkeypatch.delenv("PTXSDK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("plans") == tmp_path / "xdg" / "ptxsdk" / "plans"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder("plans") == tmp_path / "home" / ".cache" / "ptxsdk" / "plans"

@@ -17,7 +17,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(scope="module")
 def shipped():
-    with Detector() as detector:
+    with Detector(precision="fp32") as detector:
+        yield detector
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def variant(request):
+    with Detector(precision=request.param) as detector:
         yield detector
 
 
@@ -42,7 +48,7 @@ def test_it_is_small_enough():
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("precision", ["auto", "fp32", "fp16", "int8"])
 def test_every_golden_film_is_reproduced(backend, precision):
     with Detector(backend=backend, precision=precision) as detector:
         assert detector.self_test() >= 3
@@ -63,6 +69,27 @@ def test_the_largest_region_of_a_positive_meets_the_radiologists_mask(shipped, r
         x, y = detection.regions[0].peak
         assert x0 <= x < x1
         assert y0 <= y < y1
+
+
+def test_every_precision_passed_its_gate():
+    manifest = Engine.open(Engine.default_path()).manifest
+    for precision in ("fp16", "int8"):
+        accuracy = manifest.networks[precision].accuracy
+        assert accuracy["films"] >= 1000
+        assert accuracy["outlined"] >= 100
+        assert abs(accuracy["auc_change"]) <= 0.005
+        assert abs(accuracy["dice_change"]) <= 0.01
+        assert abs(accuracy["peak_change"]) <= 0.01
+        assert accuracy["farthest_flip"] <= 0.02
+
+
+@pytest.mark.parametrize("row", example_rows(), ids=lambda row: row["file"])
+def test_a_variant_decides_as_fp32_does(shipped, variant, row):
+    whole, found = (detector.predict(EXAMPLES / row["file"]) for detector in (shipped, variant))
+    assert found.precision == variant.precision != "fp32"
+    assert found.probability == pytest.approx(whole.probability, abs=0.05)
+    assert found.flagged == whole.flagged
+    assert np.corrcoef(found.map.ravel(), whole.map.ravel())[0, 1] > 0.9
 
 
 def test_four_encodings_of_one_film_give_one_detection(shipped):

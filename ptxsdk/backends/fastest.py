@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Protocol, TypeVar
 
 from ptxsdk.errors import WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import cache_folder, write_file
 from ptxsdk.manifest import Arithmetic
 
 _LOGGER = logging.getLogger("ptxsdk")
 
-ENVIRONMENT = "PTXSDK_CACHE"
 RUNS = 15
 MARGIN = 0.95
 """A less exact arithmetic is taken only if it needs less than this share of the time."""
 _MAX_BYTES = 4096
 
 
-def cache_folder() -> Path | None:
-    """Return where measurements are kept: ``$PTXSDK_CACHE``, else ``ptxsdk`` in the user's cache folder.
+class Runs(Protocol):
+    """What can be timed: a loaded network."""
 
-    None where the variable is set and empty, or there is no such folder: nothing is kept then.
-    """
-    if (stated := os.environ.get(ENVIRONMENT)) is not None:
-        return Path(stated) if stated else None
-    with contextlib.suppress(RuntimeError):  # no home
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptxsdk"
-    return None
+    def infer(self) -> object:
+        """Run the network."""
+        ...
+
+    def close(self) -> None:
+        """Release it."""
+        ...
 
 
-def fastest(candidates: Mapping[Arithmetic, Callable[[], object]], setting: Mapping[str, str]) -> Arithmetic:
-    """Return the arithmetic that runs fastest; remembered ones are not measured again.
+R = TypeVar("R", bound=Runs)
+
+
+def fastest(candidates: Mapping[Arithmetic, Callable[[], R]], setting: Mapping[str, str]) -> R:
+    """Load a network in the arithmetic that runs fastest; what is remembered is not measured again.
 
     What is remembered is a choice among candidates that are all allowed, so that a file somebody tampered with can
     cost speed and nothing else.
@@ -46,42 +47,47 @@ def fastest(candidates: Mapping[Arithmetic, Callable[[], object]], setting: Mapp
     Parameters
     ----------
     candidates : mapping of str to callable
-        By arithmetic, the most exact first: a run of the network.
+        By arithmetic, the most exact first: loads the network.
     setting : mapping of str to str
         All that the speed depends on: engine, runtime, processor, threads.
     """
     names = list(candidates)
     if len(names) == 1:
-        return names[0]
+        return candidates[names[0]]()
     key = hashlib.sha256(json.dumps([setting, names], sort_keys=True).encode()).hexdigest()
-    folder = cache_folder()
-    path = None if folder is None else folder / f"precision-{key[:32]}.json"
+    folder = cache_folder("precision")
+    path = None if folder is None else folder / f"{key[:32]}.json"
     remembered = _read(path, names)
     if remembered is not None:
-        return remembered
-    times = _measure(candidates)
+        return candidates[remembered]()
+    loaded = {name: load() for name, load in candidates.items()}
+    times = _measure(loaded)
     chosen = names[0]
     for name in names[1:]:
         if times[name] < MARGIN * times[chosen]:
             chosen = name
-    _LOGGER.info("precision %s: %s", chosen, ", ".join(f"{name} {1e3 * times[name]:.2f} ms" for name in names))
+    for name in names:
+        if name != chosen:
+            loaded[name].close()
+    milliseconds = {name: round(1e3 * times[name], 3) for name in names}
+    _LOGGER.info("precision %s of %s ms", chosen, milliseconds)
     if path is not None:
-        note = {"chosen": chosen, "milliseconds": {name: round(1e3 * times[name], 3) for name in names}, **setting}
+        note = {"chosen": chosen, "milliseconds": milliseconds, **setting}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(note, indent=1).encode())
         except (OSError, WriterError) as error:
             _LOGGER.info("the choice of precision is not remembered: %s", error)
-    return chosen
+    return loaded[chosen]
 
 
-def _measure(candidates: Mapping[Arithmetic, Callable[[], object]]) -> dict[Arithmetic, float]:
+def _measure(loaded: Mapping[Arithmetic, Runs]) -> dict[Arithmetic, float]:
     """Return the median time of each, in seconds; runs take turns, so that a busy moment hits all."""
-    times: dict[Arithmetic, list[float]] = {name: [] for name in candidates}
+    times: dict[Arithmetic, list[float]] = {name: [] for name in loaded}
     for turn in range(RUNS + 2):
-        for name, run in candidates.items():
+        for name, network in loaded.items():
             started = perf_counter()
-            run()
+            network.infer()
             if turn >= 2:
                 times[name].append(perf_counter() - started)
     return {name: median(own) for name, own in times.items()}

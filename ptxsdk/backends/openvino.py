@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -57,20 +58,20 @@ def load(engine: Engine, *, precision: Literal["auto"] | Precision, threads: int
     import openvino
 
     core = openvino.Core()
+
+    def loaded(arithmetic: Arithmetic) -> OpenVinoBackend:
+        return OpenVinoBackend(_compile(core, engine, arithmetic, threads), engine, arithmetic, threads)
+
     if precision != "auto":
-        return OpenVinoBackend(_compile(core, engine, precision, threads), engine, precision, threads)
+        return loaded(precision)
     native = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    candidates = {
-        arithmetic: OpenVinoBackend(_compile(core, engine, arithmetic, threads), engine, arithmetic, threads)
-        for arithmetic in allowed(engine, native)
-    }
     setting = {
         "engine": engine.sha256,
         "runtime": f"openvino {openvino.__version__}",
         "device": core.get_property("CPU", "FULL_DEVICE_NAME").strip(),
         "threads": str(threads or os.cpu_count()),
     }
-    return candidates[fastest({name: backend.infer for name, backend in candidates.items()}, setting)]
+    return fastest({each: functools.partial(loaded, each) for each in allowed(engine, native)}, setting)
 
 
 def allowed(engine: Engine, native: Sequence[str]) -> tuple[Arithmetic, ...]:
@@ -84,12 +85,11 @@ def allowed(engine: Engine, native: Sequence[str]) -> tuple[Arithmetic, ...]:
     native : sequence of str
         OpenVINO's ``OPTIMIZATION_CAPABILITIES`` of the CPU.
     """
-    networks = engine.manifest.networks
-    found: list[Arithmetic] = [engine.precisions[0]]
-    if "fp32" in networks and "BF16" in native and all("bf16" in film.tolerance for film in engine.golden()):
+    first, *others = engine.gated
+    found: list[Arithmetic] = [first]
+    if first == "fp32" and "BF16" in native and all("bf16" in film.tolerance for film in engine.golden()):
         found.append("bf16")
-    others = (each for each in engine.precisions[1:] if networks[each].accuracy and each.upper() in native)
-    return (*found, *others)
+    return (*found, *(each for each in others if each.upper() in native))
 
 
 def _compile(core: Any, engine: Engine, arithmetic: Arithmetic, threads: int, hint: str = "LATENCY") -> Any:

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ptxsdk.errors import WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import cache_folder, write_file
 from ptxsdk.manifest import Precision
 
 _LOGGER = logging.getLogger("ptxsdk")
 
-ENVIRONMENT = "PTXSDK_PLAN_CACHE"
 MAX_PLAN_BYTES = 1 << 30
 FORMAT = 1
 
@@ -79,12 +78,11 @@ class PlanCache:
     Parameters
     ----------
     folder : path, optional
-        Default: ``$PTXSDK_PLAN_CACHE``, else ``ptxsdk/plans`` in the user's cache folder (``$XDG_CACHE_HOME``, else
-        ``~/.cache``).  Where the variable is set and empty, or there is no such folder, nothing is kept.
+        Default: `ptxsdk.files.cache_folder` "plans"; where there is none, nothing is kept.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder: Path | None = _default_folder() if folder is None else Path(folder)
+        self.folder: Path | None = cache_folder("plans") if folder is None else Path(folder)
 
     def path(self, key: PlanKey) -> Path | None:
         """Return where the plan of `key` is kept, None where nothing is."""
@@ -136,17 +134,6 @@ class PlanCache:
 
 class _Refused(Exception):
     """Why a cached plan is not used."""
-
-
-def _default_folder() -> Path | None:
-    named = os.environ.get(ENVIRONMENT)
-    if named is not None:
-        return Path(named) if named else None
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:  # the XDG specification: a relative path is ignored
-        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "ptxsdk" / "plans"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def _require_private(status: os.stat_result, what: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from ptxsdk.backends.contract import as_plane
 from ptxsdk.backends.cuda import Gpu, capability_name, count
+from ptxsdk.backends.fastest import fastest
 from ptxsdk.backends.plans import PlanCache, PlanKey
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, WriterError
@@ -71,7 +74,7 @@ def load(
     engine : Engine
         Verified engine.
     precision : {"auto", "fp32", "fp16", "int8"}
-        "auto" is fp16 if the engine has it, else fp32.
+        "auto" is what runs fastest on this GPU, measured once, of fp32 and what passed the engine's accuracy gate.
     threads : int
         Without effect: the network runs on the GPU.
     device : str
@@ -91,25 +94,35 @@ def load(
     except ImportError as error:
         raise BackendError("backend.unavailable", f"there is no TensorRT to use: {error}") from error
     gpu = _chosen(device)
-    chosen: Precision = ("fp16" if "fp16" in engine.precisions else "fp32") if precision == "auto" else precision
-    network = engine.network(chosen)
-    key = PlanKey(
-        gpu=gpu.name,
-        capability=capability_name(gpu.capability),
-        tensorrt=f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}",
-        driver=gpu.driver,
-        engine=engine.sha256,
-        precision=chosen,
-    )
+    runtime = f"{tensorrt_api.FLAVOUR} {tensorrt_api.VERSION}"
     cache = PlanCache() if plan_cache is None else plan_cache
-    try:
-        with gpu.current():
-            compiled = _compiled(network, key, gpu, cache)
-    except BackendError:
-        raise
-    except Exception as error:  # cuda-core's exceptions share no public base but Exception
-        raise BackendError("backend.failed", f"{gpu.name} cannot be used: {error}") from error
-    return TensorRtBackend(compiled, engine, chosen)
+
+    def loaded(chosen: Precision) -> TensorRtBackend:
+        network = engine.network(chosen)
+        key = PlanKey(
+            gpu=gpu.name,
+            capability=capability_name(gpu.capability),
+            tensorrt=runtime,
+            driver=gpu.driver,
+            engine=engine.sha256,
+            precision=chosen,
+        )
+        try:
+            with gpu.current():
+                compiled = _compiled(network, key, gpu, cache)
+        except BackendError:
+            raise
+        except Exception as error:  # cuda-core's exceptions share no public base but Exception
+            raise BackendError("backend.failed", f"{gpu.name} cannot be used: {error}") from error
+        return TensorRtBackend(compiled, engine, chosen)
+
+    if precision != "auto":
+        return loaded(precision)
+    setting = {"engine": engine.sha256, "runtime": runtime, "driver": gpu.driver, "device": gpu.name}
+    candidates: dict[Arithmetic, Callable[[], TensorRtBackend]] = {
+        each: functools.partial(loaded, each) for each in engine.gated
+    }
+    return fastest(candidates, setting)
 
 
 def _compiled(network: bytes, key: PlanKey, gpu: Gpu, cache: PlanCache) -> _Compiled:
@@ -282,6 +295,10 @@ class TensorRtBackend:
     def clone(self) -> TensorRtBackend:
         """Share the plan; context, stream and buffers are the clone's own."""
         return TensorRtBackend(self._running().compiled, self._engine, self.precision)
+
+    def crew(self) -> tuple[TensorRtBackend, ...]:
+        """Two clones: while one film is on the GPU, the other is read, preprocessed and aggregated."""
+        return self.clone(), self.clone()
 
     def close(self) -> None:
         """Release context, buffers and stream, and the plan with the last of its clones."""

@@ -776,7 +776,7 @@ def test_a_full_disk_stops_nothing_and_leaves_the_old_plan(pretended, opened, ca
 
 def test_a_detector_on_it(pretended, tiny_engine, monkeypatch, tmp_path):
     monkeypatch.setattr(tensorrt, "probe", lambda: (True, "pretended"))
-    monkeypatch.setenv(plans.ENVIRONMENT, str(tmp_path / "plans"))
+    monkeypatch.setenv("PTXSDK_CACHE", str(tmp_path))
     with Detector(tiny_engine, device="cuda:0") as detector:
         assert (detector.backend, detector.precision) == ("tensorrt", "fp32")
         assert detector.self_test() == 1
@@ -815,7 +815,7 @@ def test_the_shipped_network_on_a_gpu(on_gpu, cache, precision):
 
 @pytest.mark.gpu
 def test_a_detector_on_a_gpu(on_gpu, monkeypatch, tmp_path):
-    monkeypatch.setenv(plans.ENVIRONMENT, str(tmp_path))
+    monkeypatch.setenv("PTXSDK_CACHE", str(tmp_path))
     with Detector(device="cuda") as detector:
         assert detector.backend == "tensorrt"
         assert detector.self_test() > 0

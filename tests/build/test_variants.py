@@ -123,7 +123,7 @@ def test_auto_takes_only_what_passed_the_gate(built, engine, monkeypatch, tmp_pa
     monkeypatch.setenv("PTXSDK_CACHE", str(tmp_path))
     with Detector(out) as detector:
         chosen = detector.precision
-    notes = list(tmp_path.glob("precision-*.json"))
+    notes = list((tmp_path / "precision").glob("*.json"))
     assert len(notes) == 1
     assert json.loads(notes[0].read_text())["chosen"] == chosen
 
