@@ -1,7 +1,7 @@
 # make demo | test | test-slow | lint | lint-tensorrt | bench
 
 PYTHON ?= python3
-BENCHMARKS := preprocess aggregate predict
+BENCHMARKS := preprocess aggregate predict precision batch
 
 .PHONY: demo test test-slow lint lint-tensorrt format bench
 

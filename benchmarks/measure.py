@@ -27,11 +27,14 @@ class Measurement:
     repeats: int
 
 
-def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Measurement]:
-    """Time candidates in turns, so that a noisy moment hits all of them; three warm-up turns."""
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], repeats: int, *, before: Callable[[], object] = lambda: None
+) -> dict[str, Measurement]:
+    """Time candidates in turns, so that a noisy moment hits all of them; three warm-up turns; `before` is not timed."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 3):
         for name, call in candidates.items():
+            before()
             begin = perf_counter()
             call()
             if turn >= 3:

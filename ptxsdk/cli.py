@@ -57,7 +57,7 @@ class Profile(str, Enum):
 EngineOption = Annotated[Path | None, typer.Option("--engine", help="A .ptxengine; default: the one that ships.")]
 EngineArgument = Annotated[Path | None, typer.Argument(metavar="[ENGINE]", help="Default: the one that ships.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N].")]
-BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino or onnxruntime.")]
+BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino, tensorrt or onnxruntime.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")]
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
@@ -237,12 +237,20 @@ def build(
     ] = None,
     describe: Annotated[str, typer.Option("--describe", help="What the films are, for the manifest.")] = "",
     version: Annotated[str | None, typer.Option("--version", help="Version of the new engine.")] = None,
+    plans: Annotated[
+        bool, typer.Option("--plans", help="Instead: build the engine's TensorRT plans for this GPU.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="For --plans: cuda[:N].")] = "cuda",
     as_json: JsonOption = False,
 ) -> None:
     """Make precision variants: calibrated on films, held against fp32, written only if they pass.
 
-    Nothing is written where a variant fails; an engine that was there stays as it was.
+    Nothing is written where a variant fails; an engine that was there stays as it was. With --plans the engine's
+    TensorRT plans are built on this GPU and kept, so that no first start waits for them.
     """
+    if plans:
+        _build_plans(source, device, as_json=as_json)
+        return
     if films is None or out is None:
         raise typer.BadParameter("--films and --out are needed")
     chosen = [name.strip() for name in precisions.split(",")]
@@ -319,6 +327,24 @@ def _build(
             for variant in variants
         },
     }
+
+
+def _build_plans(source: Path | None, device: str, *, as_json: bool) -> None:
+    """Load the engine on a GPU in every precision, which builds what the cache of plans does not hold."""
+    engine = _open_engine(source, None, as_json=as_json)
+    done = {}
+    for precision in engine.precisions:
+        started = perf_counter()
+        try:
+            with _make_detector(engine, None, device=device, backend="tensorrt", precision=precision) as detector:
+                done[precision] = {"films": detector.self_test(), "seconds": round(perf_counter() - started, 3)}
+        except PtxsdkError as error:
+            _fail(error, as_json=as_json)
+    if as_json:
+        print(json.dumps({"plans": done}))
+        return
+    for precision, entry in done.items():
+        _console().print(f"{precision}: {entry['films']} golden films reproduced, {entry['seconds']} s")
 
 
 @contextlib.contextmanager
@@ -611,9 +637,19 @@ def _doctor_report() -> dict[str, Any]:
         "versions": versions,
         "cpu": _cpu(),
         "backends": {name: {"usable": usable, "reason": reason} for name, (usable, reason) in probes.items()},
-        "gpu": "no CUDA backend in this version",
+        "gpu": _gpus(),
         "engine": engine,
     }
+
+
+def _gpus() -> str:
+    """Say which CUDA devices there are, or why none is seen."""
+    from ptxsdk.backends import cuda
+
+    try:
+        return ", ".join(cuda.Gpu.open(index).name for index in range(cuda.count()))
+    except PtxsdkError as error:
+        return error.message
 
 
 def _cpu() -> dict[str, Any]:

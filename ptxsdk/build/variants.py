@@ -23,7 +23,7 @@ from ptxsdk.build.network import (
     to_half,
 )
 from ptxsdk.engine import Engine, write_engine
-from ptxsdk.errors import BuildError
+from ptxsdk.errors import BuildError, WriterError
 from ptxsdk.manifest import Golden, Manifest, Metric, Network, Tolerance
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def build_engine(
     EngineError, WriterError
         As `ptxsdk.engine.write_engine`.
     """
+    if not Path(out).parent.is_dir():  # said now, not when all is done
+        raise WriterError("writer.failed", f"there is no folder for {os.fspath(out)!r}")
     manifest = engine.manifest
     variants = build_variants(
         manifest,

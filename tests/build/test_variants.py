@@ -222,6 +222,11 @@ def test_a_full_disk_leaves_the_old_engine(engine, folder, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_no_folder_for_the_engine_is_said_at_once(engine, tmp_path):
+    with pytest.raises(WriterError, match="no folder"):
+        build_engine(engine, tmp_path / "missing films", tmp_path / "missing" / "out.ptxengine")
+
+
 def command(*arguments, **options):
     environment = os.environ | {"COLUMNS": "200"}
     line = [sys.executable, "-m", "ptxsdk", "build", *map(str, arguments)]
