@@ -12,13 +12,14 @@ export QEMU_CPU=${QEMU_CPU:-cortex-a57}
 tests=("$@")
 ((${#tests[@]})) || tests=(tests/ops tests/test_core_stub.py tests/test_geometry.py)
 
-wheel=$(ls dist/ptxsdk-*-manylinux_*_aarch64.whl 2>/dev/null | sort | tail -n 1)
-[[ $wheel ]] || { echo "no aarch64 wheel in dist/: make wheel" >&2; exit 1; }
+PYTHON=${PYTHON:-python3}
+python=$("$PYTHON" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+shopt -s nullglob
+wheels=(dist/ptxsdk-*-cp3"${python#python3.}"-manylinux_*_aarch64.whl)
+[[ ${#wheels[@]} == 1 ]] || { echo "dist/ has no aarch64 wheel for $python: make wheel" >&2; exit 1; }
 for tool in qemu-aarch64-static:qemu-user-static apt-get:apt dpkg-deb:dpkg; do
   command -v "${tool%:*}" >/dev/null || { echo "${tool%:*} is missing: apt-get install ${tool#*:}" >&2; exit 1; }
 done
-[[ $wheel =~ -cp3([0-9]+)- ]]
-python=python3.${BASH_REMATCH[1]}
 world=$PWD/build/aarch64
 system=$world/system
 environment=$world/environment
@@ -49,8 +50,8 @@ chmod +x "$environment/bin/python"
 # What a machine with Debian 12's glibc, 2.36, accepts.
 platforms=(--platform manylinux2014_aarch64)
 for minor in {17..36}; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
-"${PYTHON:-python3}" -m pip install --quiet --target "$environment/lib/$python/site-packages" --only-binary=:all: \
-  --implementation cp --python-version "${python#python}" "${platforms[@]}" "$wheel" pytest pytest-timeout scipy
+"$PYTHON" -m pip install --quiet --target "$environment/lib/$python/site-packages" --only-binary=:all: \
+  --implementation cp --python-version "${python#python}" "${platforms[@]}" "${wheels[0]}" pytest pytest-timeout scipy
 
 "$environment/bin/python" -c 'import platform, sys; print(sys.version, platform.machine(), "under qemu")'
 "$environment/bin/python" -m pytest -p no:cacheprovider "${tests[@]}"
