@@ -1,9 +1,9 @@
-# make demo | test | test-slow | lint | lint-tensorrt | bench
+# make demo | test | test-slow | lint | lint-tensorrt | bench | wheel | test-aarch64
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict precision batch
 
-.PHONY: demo test test-slow lint lint-tensorrt format bench
+.PHONY: demo test test-slow lint lint-tensorrt format bench wheel test-aarch64
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -34,3 +34,9 @@ format:
 
 bench:  ## needs the extra 'bench'; results as JSON with the machine they came from
 	for name in $(BENCHMARKS); do $(PYTHON) benchmarks/bench_$$name.py --json benchmarks/results/$$name.json; done
+
+wheel:  ## dist/: manylinux x86-64 and aarch64, of the interpreter PYTHON; needs the extra 'wheel', see docs/wheels.md
+	$(PYTHON) packaging/wheels.py
+
+test-aarch64:  ## the aarch64 wheel of dist/ under qemu-user
+	PYTHON=$(PYTHON) packaging/test_aarch64.sh
