@@ -232,6 +232,9 @@ def build(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Engine to write; for an ONNX a folder.")] = None,
     precisions: Annotated[str, typer.Option("--precisions", help="Variants to make.")] = "fp16,int8",
+    int8: Annotated[
+        Path | None, typer.Option("--int8", help="The INT8 network, quantized elsewhere: training.distil_int8.")
+    ] = None,
     like: Annotated[
         Path | None, typer.Option("--like", help="For an ONNX: engine with its contract. Default: the one that ships.")
     ] = None,
@@ -253,10 +256,15 @@ def build(
         return
     if films is None or out is None:
         raise typer.BadParameter("--films and --out are needed")
-    chosen = [name.strip() for name in precisions.split(",")]
+    options: dict[str, Any] = {
+        "validation": validation,
+        "precisions": [name.strip() for name in precisions.split(",")],
+        "describe": describe,
+    }
     try:
         with _stages() as track:
-            report = _build(source, films, validation, out, chosen, like, describe, version, track)
+            options |= {"int8_network": None if int8 is None else _read_network(int8), "track": track}
+            report = _build(source, films, out, like, version, options)
     except PtxsdkError as error:
         _fail(error, as_json=as_json)
     if as_json:
@@ -272,33 +280,18 @@ def build(
 
 
 def _build(
-    source: Path | None,
-    films: Path,
-    validation: Path | None,
-    out: Path,
-    precisions: list[str],
-    like: Path | None,
-    describe: str,
-    version: str | None,
-    track: Callable[[str, int, int], None],
+    source: Path | None, films: Path, out: Path, like: Path | None, version: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Build from an engine, or from an ONNX network in an engine's place."""
     from ptxsdk.build import VARIANTS, build_engine, build_variants
     from ptxsdk.files import write_file
 
-    unknown = [name for name in precisions if name not in VARIANTS]
+    unknown = [name for name in options["precisions"] if name not in VARIANTS]
     if unknown:
         raise typer.BadParameter(f"--precisions {unknown[0]!r} is not one of {', '.join(VARIANTS)}")
-    variants_wanted = [name for name in VARIANTS if name in precisions]
     if source is not None and source.suffix.lower() == ".onnx":
         contract = ptxsdk.Engine.open(like or ptxsdk.Engine.default_path()).manifest
-        try:
-            network = source.read_bytes()
-        except OSError as error:
-            raise BuildError("build.network", f"{str(source)!r} cannot be read: {error.strerror}") from error
-        variants = build_variants(
-            contract, network, films, validation=validation, precisions=variants_wanted, describe=describe, track=track
-        )
+        variants = build_variants(contract, _read_network(source), films, **options)
         _make_folder(out)
         written = [out / f"{source.stem}.{variant.precision}.onnx" for variant in variants]
         for path, variant in zip(written, variants, strict=True):
@@ -306,16 +299,7 @@ def _build(
     else:
         engine = ptxsdk.Engine.open(source or ptxsdk.Engine.default_path())
         written = [out]
-        _, variants = build_engine(
-            engine,
-            films,
-            out,
-            validation=validation,
-            precisions=variants_wanted,
-            version=version,
-            describe=describe,
-            track=track,
-        )
+        _, variants = build_engine(engine, films, out, version=version, **options)
     return {
         "written": [str(path) for path in written],
         "variants": {
@@ -327,6 +311,13 @@ def _build(
             for variant in variants
         },
     }
+
+
+def _read_network(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BuildError("build.network", f"{str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _build_plans(source: Path | None, device: str, *, as_json: bool) -> None:

@@ -72,6 +72,7 @@ def build_engine(
     *,
     validation: Path | None = None,
     precisions: Sequence[VariantPrecision] = VARIANTS,
+    int8_network: bytes | None = None,
     budget: Budget | None = None,
     version: str | None = None,
     describe: str = "",
@@ -89,6 +90,9 @@ def build_engine(
         The engine to write, whole or not at all; may be the file `engine` came from. It is not signed.
     precisions : sequence of str
         "fp16", "int8".
+    int8_network : bytes, optional
+        The fp32 network quantized elsewhere in the form that `ptxsdk.build.quantize.quantize` gives, as
+        ``training.distil_int8`` does; otherwise it is quantized here.
     budget : Budget, optional
         How much a variant may lose.
     version : str, optional
@@ -120,6 +124,7 @@ def build_engine(
         films,
         validation=validation,
         precisions=precisions,
+        int8_network=int8_network,
         budget=budget,
         describe=describe,
         track=track,
@@ -152,6 +157,7 @@ def build_variants(
     *,
     validation: Path | None = None,
     precisions: Sequence[VariantPrecision] = VARIANTS,
+    int8_network: bytes | None = None,
     budget: Budget | None = None,
     describe: str = "",
     track: Track | None = None,
@@ -161,10 +167,13 @@ def build_variants(
         raise BuildError("build.option", f"precisions {tuple(precisions)} are not of {', '.join(VARIANTS)}")
     budget, track = budget or Budget(), track or (lambda stage, done, of: None)
     model = parse_network(network, manifest.input, manifest.outputs)
+    given = None
+    if int8_network is not None:
+        given = int8.check_quantized(parse_network(int8_network, manifest.input, manifest.outputs), model)
     calibration, measured = _films(manifest, films, validation, track)
     whole = run_network(network, manifest, measured, lambda done, of: track("fp32 on validation films", done, of))
     bench = _Bench(manifest, model, calibration, measured, whole, budget, describe, track)
-    return tuple(bench.half() if precision == "fp16" else bench.int8() for precision in precisions)
+    return tuple(bench.half() if precision == "fp16" else bench.int8(given) for precision in precisions)
 
 
 def _films(
@@ -268,12 +277,13 @@ class _Bench:
             raise BuildError("build.accuracy", f"fp16: {'; '.join(broken)}")
         return self._variant("fp16", network, accuracy, outputs, ())
 
-    def int8(self) -> Variant:
+    def int8(self, given: onnx.ModelProto | None) -> Variant:
         """Make the INT8 variant; layers that cost too much go back to float, the costliest first."""
         tensors = [film.tensor for film in self.calibration]
-        self.track("int8: calibrating", 0, 1)
-        quantized = int8.quantize(self.model, tensors)
-        self.track("int8: calibrating", 1, 1)
+        self.track("int8: ranges of activations", 0, 1)
+        quantized = given or int8.quantize(
+            self.model, tensors, track=lambda done, of: self.track("int8: ranges of activations", done, of)
+        )
         costs = int8.sensitivities(
             quantized,
             self.model,

@@ -61,6 +61,13 @@ def test_every_quantizer_is_signed_and_symmetric(quantized):
         assert not zero.any()
 
 
+def test_activations_have_one_scale(quantized):
+    values = constants(quantized)
+    scales = [values[node.input[1]] for node in quantized.graph.node if node.op_type == "QuantizeLinear"]
+    assert scales
+    assert all(scale.size == 1 for scale in scales)  # TensorRT takes no more
+
+
 def test_weights_are_int8_with_a_scale_for_each_channel(quantized):
     values, made_by = constants(quantized), producers(quantized)
     for node in convolutions(quantized):

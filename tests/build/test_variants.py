@@ -99,7 +99,7 @@ def test_progress_is_told(built):
         "reading films for validation",
         "fp32 on validation films",
         "fp16 on validation films",
-        "int8: calibrating",
+        "int8: ranges of activations",
         "int8: cost of layers",
     }
     assert all(0 <= done <= of for _, done, of in stages)
