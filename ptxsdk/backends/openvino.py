@@ -16,6 +16,21 @@ from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
 from ptxsdk.manifest import Arithmetic, Precision
 
+NONNEGATIVE = "zero_point.nonnegative"
+"""The one zero point, int8 and 0, of all quantizers of activations that are never negative."""
+
+
+def unsigned(network: bytes) -> bytes:
+    """Return an INT8 network with activations that are never negative as unsigned: OpenVINO is faster with these.
+
+    The numbers are the same, 0..127, but that what lies above the range is not cut off there. In the file only the type
+    of the zero point named `NONNEGATIVE` changes: an ONNX TensorProto is written field by field, data_type (2), then
+    name (8).
+    """
+    name = NONNEGATIVE.encode()
+    int8, uint8 = (b"\x10" + kind + b"\x42" + bytes([len(name)]) + name for kind in (b"\x03", b"\x02"))
+    return network.replace(int8, uint8) if network.count(int8) == 1 else network
+
 
 def probe() -> tuple[bool, str]:
     """Say whether OpenVINO is installed and has a CPU device; ``(usable, reason)``."""
@@ -105,7 +120,7 @@ def _compile(core: Any, engine: Engine, arithmetic: Arithmetic, threads: int, hi
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        return core.compile_model(core.read_model(network), "CPU", options)
+        return core.compile_model(core.read_model(unsigned(network)), "CPU", options)
     except RuntimeError as error:
         raise BackendError("backend.failed", f"OpenVINO refused the network: {error}") from error
 

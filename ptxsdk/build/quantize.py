@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ptxsdk.backends.openvino import NONNEGATIVE
 from ptxsdk.build.network import (
     attributes,
     constants,
@@ -213,6 +214,31 @@ def _fit_ranges(
         best = min(errors, key=lambda factor: errors[factor])
         set_constant(quantized, node.input[1], (whole * np.float32(best)).astype(np.float32))
         track(done, len(quantizers))
+
+
+def mark_nonnegative(quantized: onnx.ModelProto) -> int:
+    """Give quantizers behind a ReLU the zero point named `NONNEGATIVE`; return how many.
+
+    Signed as TensorRT wants it, they use 0..127 only, which are the same numbers unsigned: a runtime that is faster
+    with unsigned activations may read them so, as `ptxsdk.backends.openvino` does.
+    """
+    values, made_by = constants(quantized), producers(quantized)
+    found = set()
+    for node in quantized.graph.node:
+        source = made_by.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if source is None:
+            continue
+        low = values.get(source.input[1]) if source.op_type == "Clip" and len(source.input) > 1 else None
+        if source.op_type == "Relu" or (low is not None and low >= 0):
+            found.add(node.output[0])
+            node.input[2] = NONNEGATIVE
+    for node in quantized.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in found:
+            node.input[2] = NONNEGATIVE
+    if found:
+        set_constant(quantized, NONNEGATIVE, np.array(0, np.int8))
+    drop_unused(quantized)
+    return len(found)
 
 
 def moments(model: onnx.ModelProto, films: Sequence[Half], *, seed: int = 0) -> dict[str, Moments]:

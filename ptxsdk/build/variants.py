@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from ptxsdk.backends.openvino import unsigned
 from ptxsdk.build import quantize as int8
 from ptxsdk.build.accuracy import Accuracy, Budget, Outputs, compare, intervals, probabilities
 from ptxsdk.build.films import BuildFilm, ReadFilm, find_build_films, read_films, split_films, usable
@@ -241,7 +242,7 @@ def run_network(
     try:
         core = openvino.Core()
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
-        queue = openvino.AsyncInferQueue(core.compile_model(core.read_model(network), "CPU", options))
+        queue = openvino.AsyncInferQueue(core.compile_model(core.read_model(unsigned(network)), "CPU", options))
         queue.set_callback(keep)
         for index, film in enumerate(films):
             queue.start_async({manifest.input.name: film.tensor[None, None].astype(np.float32)}, index)
@@ -296,6 +297,7 @@ class _Bench:
         broken: list[str] = []
         for layers in self._candidates(costs):
             mixed = int8.keep_float(quantized, self.model, layers)
+            int8.mark_nonnegative(mixed)
             rewrite_upsampling(mixed)
             network, accuracy, outputs = self._measure(f"int8 with {len(layers)} float layers", mixed)
             broken = accuracy.broken(self.budget)

@@ -211,3 +211,39 @@ def test_nncf_is_loaded_without_its_telemetry():
     environment = {name: value for name, value in os.environ.items() if name not in ("NNCF_CI", "NNCF_DEV")}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert ran.stdout.split() == ["MagicMock", "False"]
+
+
+def test_what_is_never_negative_is_marked_and_read_unsigned(model, quantized, films):
+    from ptxsdk.backends.openvino import NONNEGATIVE, unsigned
+
+    marked = int8.keep_float(quantized, model, [])
+    count = int8.mark_nonnegative(marked)
+    made_by = producers(marked)
+    quantizers = [node for node in marked.graph.node if node.op_type == "QuantizeLinear"]
+    for node in quantizers:
+        source = made_by.get(node.input[0])
+        nonnegative = source is not None and source.op_type in ("Relu", "Clip")
+        assert (node.input[2] == NONNEGATIVE) == nonnegative
+    assert 0 < count < len(quantizers)
+    onnx.checker.check_model(marked, full_check=True)
+    signed = marked.SerializeToString()
+    read = unsigned(signed)
+    assert len(read) == len(signed)
+    assert sum(a != b for a, b in zip(read, signed, strict=True)) == 1
+    changed = onnx.load_model_from_string(read)
+    onnx.checker.check_model(changed, full_check=True)
+    assert constants(changed)[NONNEGATIVE].dtype == np.uint8
+    for film in films[:4]:  # nothing here lies above the calibrated range
+        for wanted, found in zip(run(marked, film), run(changed, film), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
+    assert unsigned(quantized.SerializeToString()) == quantized.SerializeToString()
+    assert unsigned(read) == read
+
+
+def test_a_clip_that_goes_below_zero_is_not_marked(model, quantized):
+    other = int8.keep_float(quantized, model, [])
+    from ptxsdk.build.network import set_constant
+
+    set_constant(other, "low", np.array(-1, np.float32))
+    before = int8.mark_nonnegative(int8.keep_float(quantized, model, []))
+    assert int8.mark_nonnegative(other) < before
