@@ -25,7 +25,15 @@ from torch.nn import functional as F
 from ptxsdk import Engine
 from ptxsdk.build import quantize as int8
 from ptxsdk.build.films import ReadFilm, find_build_films, read_films, split_films, usable
-from ptxsdk.build.network import attributes, checked_bytes, constants, parse_network, producers, set_constant
+from ptxsdk.build.network import (
+    attributes,
+    checked_bytes,
+    constants,
+    merge_pointwise,
+    parse_network,
+    producers,
+    set_constant,
+)
 from ptxsdk.files import write_file
 
 if TYPE_CHECKING:
@@ -214,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     engine = Engine.open(options.engine)
     model = parse_network(engine.network("fp32"), engine.manifest.input, engine.manifest.outputs)
+    model = merge_pointwise(model)  # as the build does
     calibration, _ = split_films(find_build_films(options.films))
     films = usable(list(read_films(calibration[: options.most_films], engine.manifest.input)), "calibration")
     logger.info("%d films", len(films))

@@ -150,6 +150,56 @@ def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
     return counts
 
 
+def merge_pointwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the network with each 1 x 1 convolution that feeds another one alone multiplied into it; the values stay.
+
+    Nothing stands between the two, as where a linear bottleneck is expanded again: one product of their weights, made
+    in float64, does the work of both, and there is one rounding less.
+    """
+    from onnx import shape_inference
+
+    merged = type(model)()
+    merged.CopyFrom(model)
+    graph = merged.graph
+    while (pair := _pointwise_pair(merged)) is not None:
+        first, second = pair
+        weights = constants(merged)
+        inner, outer = (weights[node.input[1]][:, :, 0, 0].astype(np.float64) for node in pair)
+        name = f"{second.name}.merged.{{}}".format
+        set_constant(merged, name("weight"), (outer @ inner).astype(np.float32)[:, :, None, None])
+        biases = [weights[node.input[2]] if len(node.input) > 2 else np.zeros(1) for node in pair]
+        set_constant(
+            merged, name("bias"), np.asarray(outer @ np.broadcast_to(biases[0], len(inner)) + biases[1], np.float32)
+        )
+        second.input[:] = [first.input[0], name("weight"), name("bias")]
+        graph.node.remove(first)
+    drop_unused(merged)
+    del graph.value_info[:]
+    return shape_inference.infer_shapes(merged)
+
+
+def _pointwise_pair(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """Return two 1 x 1 convolutions of which the second is all that reads the first."""
+    weights, made_by = constants(model), producers(model)
+    readers = [name for node in model.graph.node for name in node.input]
+    outputs = {value.name for value in model.graph.output}
+
+    def is_pointwise(node: onnx.NodeProto | None) -> bool:
+        if node is None or node.op_type != "Conv" or any(name not in weights for name in node.input[1:]):
+            return False
+        how = attributes(node)
+        plain = how.get("group", 1) == 1 and set(how.get("strides", (1,))) == {1} and not any(how.get("pads", ()))
+        return plain and weights[node.input[1]].shape[2:] == (1, 1)
+
+    for second in convolutions(model):
+        first = made_by.get(second.input[0])
+        if first is not None and is_pointwise(first) and is_pointwise(second):
+            name = first.output[0]
+            if readers.count(name) == 1 and name not in outputs:
+                return first, second
+    return None
+
+
 def rewrite_upsampling(model: onnx.ModelProto) -> int:
     """Write enlargements of one channel by a whole factor as a 3 x 3 convolution and a shuffle; the values stay.
 

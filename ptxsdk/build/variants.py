@@ -18,6 +18,7 @@ from ptxsdk.build.films import BuildFilm, ReadFilm, find_build_films, read_films
 from ptxsdk.build.network import (
     checked_bytes,
     heads,
+    merge_pointwise,
     multiply_accumulates,
     parse_network,
     rewrite_upsampling,
@@ -35,6 +36,7 @@ VARIANTS: tuple[VariantPrecision, ...] = get_args(VariantPrecision)
 MOST_CALIBRATION = 300
 MOST_FLOAT = 0.15
 """Greatest share of the multiply-accumulates that an INT8 variant may give back to float."""
+_LEAST_TOLERANCE = {"fp16": (0.2, 0.02), "int8": (0.5, 0.05)}  # of logits and of the probability
 _LARGEST_LOGIT = 1e4  # a certainty in any precision
 _HALF_HEADROOM = 32752.0  # half of the largest number in half precision
 
@@ -167,7 +169,7 @@ def build_variants(
     if not precisions or any(precision not in VARIANTS for precision in precisions):
         raise BuildError("build.option", f"precisions {tuple(precisions)} are not of {', '.join(VARIANTS)}")
     budget, track = budget or Budget(), track or (lambda stage, done, of: None)
-    model = parse_network(network, manifest.input, manifest.outputs)
+    model = merge_pointwise(parse_network(network, manifest.input, manifest.outputs))
     given = None
     if int8_network is not None:
         given = int8.check_quantized(parse_network(int8_network, manifest.input, manifest.outputs), model)
@@ -352,7 +354,11 @@ class _Bench:
 
 
 def _with_tolerances(engine: Engine, variants: Sequence[Variant]) -> tuple[Golden, ...]:
-    """Return the golden films' records with what the variants may differ: twice what they do here."""
+    """Return the golden films' records with what the variants may differ: three times what they do here, or more.
+
+    Low precision is at the mercy of the last bit before each rounding, which differs between devices: the golden films
+    are to find a device that computes something else, not to repeat the accuracy gate.
+    """
     from ptxsdk.ops import preprocess
     from ptxsdk.radiograph import Display, Window
 
@@ -377,8 +383,9 @@ def _with_tolerances(engine: Engine, variants: Sequence[Variant]) -> tuple[Golde
                 float(np.abs(outputs.patch[index] - vector.patch_logits).max()),
                 float(np.abs(outputs.mask[index].astype(np.float32) - vector.mask_logits).max()),
             )
+            change = abs(float(found[index]) - vector.probability)
             tolerances[index][variant.precision] = Tolerance(
-                logits=max(0.05, round(2 * logits, 3)),
-                probability=max(0.005, round(2 * abs(float(found[index]) - vector.probability), 4)),
+                logits=max(_LEAST_TOLERANCE[variant.precision][0], round(3 * logits, 3)),
+                probability=max(_LEAST_TOLERANCE[variant.precision][1], round(3 * change, 4)),
             )
     return tuple(replace(golden, tolerance=own) for golden, own in zip(manifest.golden, tolerances, strict=True))

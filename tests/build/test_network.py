@@ -182,3 +182,44 @@ def test_work_is_counted(model):
     assert counts["depthwise"] == 32 * 32 * 8 * 9
     assert counts["pointwise"] == 32 * 32 * 8 * 8
     assert counts["patch"] == 8 * 8 * 8
+
+
+def pointwise_model(between="", groups=1, stride=1, fan_out=False):
+    value, node = helper.make_tensor_value_info, helper.make_node
+    generator = np.random.default_rng(0)
+    weights = {
+        "w1": generator.normal(size=(6, 4, 1, 1)),
+        "b1": generator.normal(size=6),
+        "w2": generator.normal(size=(6, 6 // groups, 1, 1)),
+    }
+    nodes = [node("Conv", ["x", "w1", "b1"], ["a"], "one")]
+    source = "a"
+    if between:
+        nodes.append(node(between, ["a"], ["b"], "between"))
+        source = "b"
+    nodes.append(node("Conv", [source, "w2"], ["c"], "two", group=groups, strides=[stride, stride]))
+    nodes.append(node("Add", ["c", "a"], ["y"], "sum") if fan_out else node("Relu", ["c"], ["y"], "end"))
+    graph = helper.make_graph(
+        nodes,
+        "pointwise",
+        [value("x", TensorProto.FLOAT, [1, 4, 5, 7])],
+        [value("y", TensorProto.FLOAT, [1, 6, -(-5 // stride), -(-7 // stride)])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_pointwise_convolutions_in_a_row_become_one():
+    model = pointwise_model()
+    merged = net.merge_pointwise(model)
+    assert [node.name for node in merged.graph.node] == ["two", "end"]
+    assert [node.name for node in model.graph.node] == ["one", "two", "end"]
+    onnx.checker.check_model(merged, full_check=True)
+    image = np.random.default_rng(1).normal(size=(1, 4, 5, 7)).astype(np.float32)
+    np.testing.assert_allclose(run(merged, image)[0], run(model, image)[0], atol=1e-5)
+    assert {"w1", "b1", "w2"}.isdisjoint(net.constants(merged))
+
+
+@pytest.mark.parametrize("how", [{"between": "Relu"}, {"groups": 2}, {"stride": 2}, {"fan_out": True}])
+def test_other_convolutions_stay_two(how):
+    assert len(net.convolutions(net.merge_pointwise(pointwise_model(**how)))) == 2

@@ -128,6 +128,32 @@ def test_auto_takes_only_what_passed_the_gate(built, engine, monkeypatch, tmp_pa
     assert json.loads(notes[0].read_text())["chosen"] == chosen
 
 
+def test_auto_goes_on_in_fp32_where_a_variant_does_not_reproduce_its_golden_film(built, monkeypatch, caplog):
+    from dataclasses import replace
+
+    from ptxsdk import EngineError, backends
+    from ptxsdk.engine import engine_bytes
+    from ptxsdk.manifest import Tolerance
+
+    _, made, _, _ = built
+    golden = made.manifest.golden[0]
+    tiny = Tolerance(logits=1e-9, probability=1e-9)
+    strict = replace(golden, tolerance={"fp32": golden.tolerance["fp32"], "fp16": tiny, "int8": tiny})
+    content = engine_bytes(replace(made.manifest, golden=(strict,), entries={}), made.entries())
+    with pytest.raises(EngineError) as raised:
+        Detector(content, precision="int8")
+    assert raised.value.code == "engine.self_test"
+    real = backends.load
+    monkeypatch.setattr(
+        backends,
+        "load",
+        lambda engine, **how: real(engine, **how | ({"precision": "int8"} if how["precision"] == "auto" else {})),
+    )
+    with Detector(content) as detector:
+        assert detector.precision == "fp32"
+    assert "going on in fp32" in caplog.text
+
+
 def test_a_variant_over_budget_fails_and_the_old_engine_stays(engine, folder, tmp_path):
     out = tmp_path / "engine.ptxengine"
     out.write_bytes(make_convolutional_engine())
