@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ptxsdk import backends, gate, readers
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
 from ptxsdk.engine import Engine
-from ptxsdk.errors import DetectorError, EngineError, InputError, PtxsdkError
+from ptxsdk.errors import BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, Radiograph, Window
@@ -111,7 +111,7 @@ class Detector:
         readers.load()
         try:
             self.self_test(vectors=1)
-        except EngineError as error:
+        except (EngineError, BackendError) as error:
             exact = engine.precisions[0]
             if precision != "auto" or self._backend.precision == exact:
                 raise
@@ -214,7 +214,7 @@ class Detector:
         if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim == 2):
             raise DetectorError("detector.option", "predict_batch takes several films; give a list")
         self._check_usable()
-        films = iter(images)
+        films = map(_own, images)
         first = list(itertools.islice(films, 2))
         if len(first) < 2:
             return [self._predict_or_return(self, image, errors) for image in first]
@@ -265,7 +265,14 @@ class Detector:
         with self._lock:
             self._check_usable()
             if not self._crew:
-                self._crew = tuple(self._twin(backend, threads=1) for backend in self._backend.crew())
+                crew = tuple(self._twin(backend, threads=1) for backend in self._backend.crew())
+                try:
+                    crew[0].self_test(vectors=1)
+                except PtxsdkError:
+                    for member in crew:
+                        member.close()
+                    raise
+                self._crew = crew
             return self._crew
 
     def self_test(self, *, vectors: int | None = None) -> int:
@@ -447,6 +454,11 @@ class Detector:
             pixel_spacing=pixel_spacing,
             want_outlines=want_outlines,
         )
+
+
+def _own(image: object) -> object:
+    """Return a film that its producer may not change any more: a batch reads ahead, and buffers are used again."""
+    return image.copy() if isinstance(image, np.ndarray) else image
 
 
 def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -173,7 +173,7 @@ class Engine:
     def gated(self) -> tuple[Precision, ...]:
         """The most exact precision, and those whose accuracy was measured: a build writes none that fails its gate."""
         first, *others = self.precisions
-        return (first, *(each for each in others if self.manifest.networks[each].accuracy))
+        return (first, *(each for each in others if "farthest_flip" in (self.manifest.networks[each].accuracy or {})))
 
     def network(self, precision: Precision) -> bytes:
         """Return the ONNX network of a precision.

@@ -294,6 +294,19 @@ def test_an_error_of_the_caller_ends_a_batch(detector):
     assert detector.predict(make_chest()).engine
 
 
+def test_a_buffer_that_is_used_again_does_no_harm(detector):
+    buffer = np.empty((300, 260), np.uint8)
+    films = [make_chest((300, 260), blob=BLOB if index % 2 else None) for index in range(8)]
+
+    def reusing():
+        for film in films:
+            buffer[...] = film
+            yield buffer
+
+    found = [detection.probability for detection in detector.predict_batch(reusing())]
+    assert found == pytest.approx([detector.predict(film).probability for film in films], abs=1e-6)
+
+
 def test_small_batches(detector):
     assert detector.predict_batch([]) == []
     assert len(detector.predict_batch([make_chest()])) == 1

@@ -1,6 +1,7 @@
 """Write the table that ``ptxsdk build`` takes: ``python -m training.build_table --data DIR --out films.csv``.
 
-Films with trusted labels measure the variants, the others calibrate them. The patients of `--leave-out` are in neither.
+Films with trusted labels measure the variants, those of other patients calibrate them. The patients of `--leave-out`
+are in neither.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def table(films: Sequence[Film], data: Path, folder: Path) -> str:
     def path(name: str) -> str:
         return os.path.relpath(data / name, folder) if name else ""
 
+    measured = {film.patient for film in films if film.trusted} - {""}
     for film in films:
+        if film.patient in measured and not film.trusted:
+            continue  # a patient measures or calibrates, never both
         boxes = ";".join(" ".join(f"{side:g}" for side in box) for box in film.boxes)
         part = "validation" if film.trusted else "calibration"
         writer.writerow((path(film.image), film.label, path(film.mask), boxes, film.patient, part))

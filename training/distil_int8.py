@@ -193,7 +193,8 @@ def batches(films: Sequence[ReadFilm], batch: int, steps: int, seed: int) -> Ite
             tensor = pool[generator.integers(len(pool))].tensor.astype(np.float32)
             if generator.random() < 0.5:
                 tensor = tensor[:, ::-1]
-            drawn.append(np.clip(tensor * generator.uniform(0.85, 1.1) + generator.uniform(-0.1, 0.1), -1, 1))
+            shown = tensor * generator.uniform(0.85, 1.1) + generator.uniform(-0.1, 0.1)
+            drawn.append(np.clip(shown, tensor.min(), tensor.max()))
         yield np.stack(drawn)[:, None]
 
 

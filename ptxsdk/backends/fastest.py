@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Protocol, TypeVar
 
-from ptxsdk.errors import WriterError
+from ptxsdk.errors import BackendError, WriterError
 from ptxsdk.files import cache_folder, write_file
 from ptxsdk.manifest import Arithmetic
 
@@ -59,9 +61,21 @@ def fastest(candidates: Mapping[Arithmetic, Callable[[], R]], setting: Mapping[s
     path = None if folder is None else folder / f"{key[:32]}.json"
     remembered = _read(path, names)
     if remembered is not None:
-        return candidates[remembered]()
-    loaded = {name: load() for name, load in candidates.items()}
+        with contextlib.suppress(BackendError):
+            return candidates[remembered]()
+    loaded: dict[Arithmetic, R] = {}
+    for name, load in candidates.items():
+        try:
+            loaded[name] = load()
+            loaded[name].infer()
+        except BackendError as error:
+            if name in loaded:
+                loaded.pop(name).close()
+            if name == names[0]:
+                raise
+            _LOGGER.warning("%s is not used here: %s", name, error.message)
     times = _measure(loaded)
+    names = list(loaded)
     chosen = names[0]
     for name in names[1:]:
         if times[name] < MARGIN * times[chosen]:
@@ -98,8 +112,9 @@ def _read(path: Path | None, names: Sequence[Arithmetic]) -> Arithmetic | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as stream:
-            chosen = json.loads(stream.read(_MAX_BYTES))["chosen"]
-    except (OSError, ValueError, KeyError, TypeError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not block
+        with os.fdopen(descriptor, "rb") as stream:
+            chosen = json.loads(stream.read(_MAX_BYTES) or b"")["chosen"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return next((name for name in names if name == chosen), None)

@@ -23,9 +23,9 @@ NONNEGATIVE = "zero_point.nonnegative"
 def unsigned(network: bytes) -> bytes:
     """Return an INT8 network with activations that are never negative as unsigned: OpenVINO is faster with these.
 
-    The numbers are the same, 0..127, but that what lies above the range is not cut off there. In the file only the type
-    of the zero point named `NONNEGATIVE` changes: an ONNX TensorProto is written field by field, data_type (2), then
-    name (8).
+    The numbers are the same, 0..127: the ReLU before such a quantizer ends where the signed range does. In the file
+    only the type of the zero point named `NONNEGATIVE` changes: an ONNX TensorProto is written field by field,
+    data_type (2), then name (8).
     """
     name = NONNEGATIVE.encode()
     int8, uint8 = (b"\x10" + kind + b"\x42" + bytes([len(name)]) + name for kind in (b"\x03", b"\x02"))

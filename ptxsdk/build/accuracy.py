@@ -25,11 +25,12 @@ class Budget:
     auc : float
         Greatest difference of the AUC, either way.
     dice : float
-        Greatest difference of the mean Dice on positives with masks, either way; where no film has a mask, greatest
-        loss of the mean Dice between the two maps on the films that fp32 flags.
+        Greatest difference of the mean Dice on positives with masks, either way.
     peak : float
-        Greatest difference of the share of positives whose map peaks in the finding; where nothing outlines one,
-        greatest share of flagged films whose two maps peak more than a patch apart.
+        Greatest difference of the share of positives whose map peaks in the finding, either way.
+    agreement : float
+        Least mean Dice between the two maps, and least share of films whose two maps peak within a patch of each other,
+        on the films that fp32 flags.
     flip : float
         A film may change sides of an operating point only if its fp32 probability is this close to it.
     """
@@ -37,6 +38,7 @@ class Budget:
     auc: float = 0.005
     dice: float = 0.01
     peak: float = 0.01
+    agreement: float = 0.95
     flip: float = 0.02
 
 
@@ -89,18 +91,24 @@ class Accuracy:
 
     def broken(self, budget: Budget) -> list[str]:
         """Return what exceeds the budget, in words; empty: the variant passes."""
-        found = []
-        if self.auc_change is not None and abs(self.auc_change) > budget.auc:
-            found.append(f"AUC changes by {self.auc_change:+.4f}, {budget.auc} is allowed")
-        if self.dice_change is not None and abs(self.dice_change) > budget.dice:
-            found.append(f"Dice changes by {self.dice_change:+.4f}, {budget.dice} is allowed")
-        if self.dice_change is None and self.map_agreement is not None and self.map_agreement < 1 - 5 * budget.dice:
-            found.append(f"the maps agree to {self.map_agreement:.3f}, {1 - 5 * budget.dice:.2f} is asked")
-        if self.peak_change is not None and abs(self.peak_change) > budget.peak:
-            found.append(f"peak in region changes by {self.peak_change:+.4f}, {budget.peak} is allowed")
-        if self.peak_change is None and self.peak_agreement is not None and self.peak_agreement < 1 - 5 * budget.peak:
-            found.append(f"the peaks agree on {self.peak_agreement:.3f} of films, {1 - 5 * budget.peak:.2f} is asked")
-        if self.farthest_flip > budget.flip:
+        changes = (
+            ("AUC", self.auc_change, budget.auc),
+            ("Dice", self.dice_change, budget.dice),
+            ("peak in region", self.peak_change, budget.peak),
+        )
+        # "not within" rather than "beyond": what is not a number passes nothing
+        found = [
+            f"{name} changes by {change:+.4f}, {allowed} is allowed"
+            for name, change, allowed in changes
+            if change is not None and not abs(change) <= allowed
+        ]
+        agreements = (("the maps agree to", self.map_agreement), ("the peaks agree on", self.peak_agreement))
+        found += [
+            f"{name} {value:.3f}, {budget.agreement} is asked"
+            for name, value in agreements
+            if value is not None and not value >= budget.agreement
+        ]
+        if not self.farthest_flip <= budget.flip:
             found.append(f"a decision flips {self.farthest_flip:.3f} from its threshold, {budget.flip} is allowed")
         return found
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk import gate, readers
-from ptxsdk.errors import BuildError, PtxsdkError
+from ptxsdk.errors import BuildError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.manifest import InputSpec
@@ -21,6 +24,7 @@ from ptxsdk.radiograph import Display, Window
 
 TABLES = ("films.csv", "manifest.csv")
 FEWEST = 32
+MOST_ROWS = 200_000
 MOST_REFUSED = 0.1
 
 Plane = npt.NDArray[np.float32]
@@ -70,29 +74,32 @@ def find_build_films(source: Path) -> list[BuildFilm]:
     BuildError
         ``build.films``: there is none, or a row is malformed; with its line.
     """
-    if source.is_file():
-        return _read_table(source)
-    if not source.is_dir():
-        raise BuildError("build.films", f"there is no folder or table {str(source)!r}")
-    for name in TABLES:
-        if (source / name).is_file():
-            return _read_table(source / name)
-    paths = sorted(
-        path for path in source.rglob("*") if path.suffix.lower() in readers.FILM_SUFFIXES and path.is_file()
-    )
+    try:
+        if source.is_file():
+            return _read_table(source)
+        if not source.is_dir():
+            raise BuildError("build.films", f"there is no folder or table {str(source)!r}")
+        for name in TABLES:
+            if (source / name).is_file():
+                return _read_table(source / name)
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in readers.FILM_SUFFIXES)
+    except OSError as error:
+        raise BuildError("build.films", f"{str(source)!r} cannot be looked at: {error.strerror}") from error
     if not paths:
         raise BuildError("build.films", f"the folder {str(source)!r} holds no film")
-    return [BuildFilm(path=path, group=str(path)) for path in paths]
+    return [BuildFilm(path=path, group=str(path.relative_to(source))) for path in paths]
 
 
 def _read_table(table: Path) -> list[BuildFilm]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
+            rows = list(itertools.islice(csv.DictReader(stream), MOST_ROWS + 1))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BuildError("build.films", f"the table {str(table)!r} cannot be read: {error}") from error
     if not rows or "image" not in rows[0]:
         raise BuildError("build.films", f"the table {str(table)!r} has no rows, or no column 'image'")
+    if len(rows) > MOST_ROWS:
+        raise BuildError("build.films", f"the table {str(table)!r} has more than {MOST_ROWS} rows")
     films = []
     for line, row in enumerate(rows, 2):
         try:
@@ -127,10 +134,21 @@ def split_films(films: Sequence[BuildFilm]) -> tuple[list[BuildFilm], list[Build
     """Return calibration and validation films, disjoint by group; one group in three calibrates where nothing is said.
 
     A film's place depends on its group's name alone, so more films never move it.
+
+    Raises
+    ------
+    BuildError
+        ``build.films``: the table sends films of one group to both.
     """
+    said: dict[str, set[str]] = {}
+    for film in films:
+        said.setdefault(film.group, set()).add(film.part)
+    torn = next((group for group, parts in said.items() if len(parts) > 1), None)
+    if torn is not None:
+        raise BuildError("build.films", "the table sends films of one patient to different parts")
     parts: dict[str, list[BuildFilm]] = {"calibration": [], "validation": []}
     for film in films:
-        calibrates = hashlib.sha256(film.group.encode()).digest()[0] < 256 // 3
+        calibrates = hashlib.sha256(os.fsencode(film.group)).digest()[0] < 256 // 3
         parts[film.part or ("calibration" if calibrates else "validation")].append(film)
     return parts["calibration"], parts["validation"]
 
@@ -200,6 +218,8 @@ def read_films(
             )
         except BuildError:
             raise
+        except MemoryError:
+            yield InputError("input.too_large", "there is not enough memory for this film")
         except PtxsdkError as error:
             yield error
         else:
@@ -214,7 +234,10 @@ def _truth(film: BuildFilm, geometry: Geometry) -> npt.NDArray[np.bool_] | None:
 
     if film.mask is None or not film.label:
         return None
-    pixels = cv2.imread(str(film.mask), cv2.IMREAD_GRAYSCALE)  # bilevel pictures are no films: the readers refuse them
+    pixels = None
+    with contextlib.suppress(OSError, cv2.error):
+        if film.mask.is_file():  # bilevel pictures are no films: the readers refuse them
+            pixels = cv2.imread(str(film.mask), cv2.IMREAD_GRAYSCALE)
     if pixels is None or pixels.shape != geometry.source:
         what = "cannot be read" if pixels is None else f"is {pixels.shape}, its film {geometry.source}"
         raise BuildError("build.films", f"the mask {film.mask.name!r} {what}")

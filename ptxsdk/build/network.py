@@ -47,12 +47,49 @@ def parse_network(content: bytes, inputs: InputSpec, outputs: OutputSpec) -> onn
         raise BuildError("build.network", f"the network has operators outside ONNX's own: {', '.join(foreign)}")
     if any(tensor.data_location == library.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BuildError("build.network", "the network keeps weights outside its file")
+    _normalise(model)
     _check_tensors(model, inputs, outputs)
     for name, weights in constants(model).items():
         if weights.dtype.kind == "f" and not np.isfinite(weights).all():
             raise BuildError("build.network", f"the weights {name!r} hold NaN or infinity")
     checked: onnx.ModelProto = model
     return checked
+
+
+def _normalise(model: onnx.ModelProto) -> None:
+    """Give nodes unique names and convolutions weights of their own; make constants of nodes into weights."""
+    graph = model.graph
+    kept, names = [], set()
+    for index, node in enumerate(graph.node):
+        how = attributes(node)
+        if node.op_type == "Constant":
+            if "value" not in how:
+                raise BuildError("build.network", f"the constant {node.output[0]!r} is not a tensor")
+            graph.initializer.add().CopyFrom(how["value"])
+            graph.initializer[-1].name = node.output[0]
+            continue
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise BuildError("build.network", f"{node.op_type} {node.name!r} holds a network of its own")
+        if how.get("auto_pad", b"NOTSET") != b"NOTSET":
+            raise BuildError("build.network", f"{node.op_type} {node.name!r} leaves its padding to the runtime")
+        if not node.name or node.name in names:
+            node.name = f"{node.op_type}_{index}_{node.output[0]}"
+        names.add(node.name)
+        kept.append(node)
+    nodes = [type(node).FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    weights, made_by, used = constants(model), producers(model), set()
+    for node in convolutions(model):
+        for position, name in enumerate(node.input[1:], 1):
+            if name not in weights:
+                if made_by.get(name) is None or made_by[name].op_type != "DequantizeLinear":
+                    raise BuildError("build.network", f"Conv {node.name!r} computes its weights")
+                continue
+            if name in used:
+                set_constant(model, f"{node.name}.own.{position}", weights[name])
+                node.input[position] = f"{node.name}.own.{position}"
+            used.add(name)
 
 
 def _check_tensors(model: onnx.ModelProto, inputs: InputSpec, outputs: OutputSpec) -> None:
@@ -78,11 +115,13 @@ def _check_tensors(model: onnx.ModelProto, inputs: InputSpec, outputs: OutputSpe
     known = {value.name: _shape(value) for value in graph.value_info}
     for node in graph.node:
         for name in node.output:
-            if name and name not in wanted and None in (known.get(name) or (None,)) and known.get(name) != ():
+            if name and name not in wanted and None in known.get(name, (None,)):
                 raise BuildError("build.network", f"{node.op_type} {node.name!r} has an output of no fixed shape")
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    if not value.type.tensor_type.HasField("shape"):
+        return (None,)
     sides = value.type.tensor_type.shape.dim
     return tuple(side.dim_value if side.HasField("dim_value") else None for side in sides)
 
@@ -153,8 +192,8 @@ def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
 def merge_pointwise(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the network with each 1 x 1 convolution that feeds another one alone multiplied into it; the values stay.
 
-    Nothing stands between the two, as where a linear bottleneck is expanded again: one product of their weights, made
-    in float64, does the work of both, and there is one rounding less.
+    Nothing stands between the two: where it is less work, one product of their weights, made in float64, does that of
+    both, and there is one rounding less.
     """
     from onnx import shape_inference
 
@@ -179,7 +218,7 @@ def merge_pointwise(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pointwise_pair(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-    """Return two 1 x 1 convolutions of which the second is all that reads the first."""
+    """Return two 1 x 1 convolutions of which the second is all that reads the first, if one is less work than both."""
     weights, made_by = constants(model), producers(model)
     readers = [name for node in model.graph.node for name in node.input]
     outputs = {value.name for value in model.graph.output}
@@ -195,9 +234,22 @@ def _pointwise_pair(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.NodePr
         first = made_by.get(second.input[0])
         if first is not None and is_pointwise(first) and is_pointwise(second):
             name = first.output[0]
-            if readers.count(name) == 1 and name not in outputs:
+            inner, outer = (weights[node.input[1]].shape for node in (first, second))
+            less = outer[0] * inner[1] < inner[0] * inner[1] + outer[0] * outer[1]
+            if less and readers.count(name) == 1 and name not in outputs:
                 return first, second
     return None
+
+
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with `rewrite_upsampling` done and every shape known."""
+    from onnx import shape_inference
+
+    copy = type(model)()
+    copy.CopyFrom(model)
+    rewrite_upsampling(copy)
+    del copy.graph.value_info[:]
+    return shape_inference.infer_shapes(copy)
 
 
 def rewrite_upsampling(model: onnx.ModelProto) -> int:
@@ -216,12 +268,15 @@ def rewrite_upsampling(model: onnx.ModelProto) -> int:
     from onnx import helper, shape_inference
 
     graph = model.graph
+    del graph.value_info[:]
     inferred = shape_inference.infer_shapes(model).graph
     shapes = {value.name: _shape(value) for value in (*inferred.value_info, *graph.input, *graph.output)}
     count = 0
     for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Resize":
+            continue
         before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
-        if node.op_type != "Resize" or not before or not after or len(before) != 4 or before[:2] != (1, 1):
+        if not before or not after or len(before) != 4 or before[:2] != (1, 1):
             continue
         mode = attributes(node)
         factor = (after[2] or 0) // (before[2] or 1)

@@ -219,19 +219,29 @@ def _fit_ranges(
 def mark_nonnegative(quantized: onnx.ModelProto) -> int:
     """Give quantizers behind a ReLU the zero point named `NONNEGATIVE`; return how many.
 
-    Signed as TensorRT wants it, they use 0..127 only, which are the same numbers unsigned: a runtime that is faster
-    with unsigned activations may read them so, as `ptxsdk.backends.openvino` does.
+    Signed as TensorRT wants it, they use 0..127 only, and the ReLU is made to end where they do: unsigned, these are
+    the same numbers. A runtime that is faster with unsigned activations may read them so, as
+    `ptxsdk.backends.openvino` does. A ReLU that something else reads too stays as it is.
     """
+    from onnx import helper
+
     values, made_by = constants(quantized), producers(quantized)
+    readers = [name for node in quantized.graph.node for name in node.input]
     found = set()
     for node in quantized.graph.node:
         source = made_by.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if source is None:
+        if source is None or source.op_type not in ("Relu", "Clip") or readers.count(node.input[0]) > 1:
             continue
-        low = values.get(source.input[1]) if source.op_type == "Clip" and len(source.input) > 1 else None
-        if source.op_type == "Relu" or (low is not None and low >= 0):
-            found.add(node.output[0])
+        bounds = [values.get(name) for name in source.input[1:]] if source.op_type == "Clip" else [np.float32(0)]
+        if bounds and bounds[0] is not None and bounds[0] == 0:
+            last = np.float32(LEVELS) * values[node.input[1]].reshape(())
+            most = last if len(bounds) < 2 or bounds[1] is None else np.minimum(last, bounds[1].reshape(()))
+            low, high = f"{source.name}.low", f"{source.name}.high"
+            set_constant(quantized, low, np.float32(0))
+            set_constant(quantized, high, np.asarray(most, np.float32))
+            source.CopyFrom(helper.make_node("Clip", [source.input[0], low, high], list(source.output), source.name))
             node.input[2] = NONNEGATIVE
+            found.add(node.output[0])
     for node in quantized.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in found:
             node.input[2] = NONNEGATIVE
@@ -391,12 +401,21 @@ def sensitivities(
     track : callable
         Told ``(done, of)``.
     """
+    return costs_alone(model, lambda name: _freed(quantized, model, functools.partial(_is_node, name)), films, track)
+
+
+def costs_alone(
+    model: onnx.ModelProto,
+    alone: Callable[[str], onnx.ModelProto],
+    films: Sequence[Half],
+    track: Callable[[int, int], None],
+) -> dict[str, float]:
+    """Return the error of the network that `alone` makes for each convolution, by name, greatest first."""
     wanted = _outputs(model, films)
     names = [node.name for node in convolutions(model)]
     errors = {}
     for done, name in enumerate(names, 1):
-        alone = _freed(quantized, model, functools.partial(_is_node, name))
-        errors[name] = _error(alone, films, wanted)
+        errors[name] = _error(alone(name), films, wanted)
         track(done, len(names))
     return dict(sorted(errors.items(), key=lambda item: -item[1]))
 

@@ -21,12 +21,12 @@ from ptxsdk.build.network import (
     merge_pointwise,
     multiply_accumulates,
     parse_network,
-    rewrite_upsampling,
+    rewritten,
     to_half,
 )
 from ptxsdk.engine import Engine, write_engine
 from ptxsdk.errors import BuildError, WriterError
-from ptxsdk.manifest import Golden, Manifest, Metric, Network, Tolerance
+from ptxsdk.manifest import Golden, Manifest, MeasuredPoint, Metric, Network, Tolerance
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 VariantPrecision = Literal["fp16", "int8"]
 VARIANTS: tuple[VariantPrecision, ...] = get_args(VariantPrecision)
 MOST_CALIBRATION = 300
+FEWEST_FLAGGED = 8
 MOST_FLOAT = 0.15
 """Greatest share of the multiply-accumulates that an INT8 variant may give back to float."""
 _LEAST_TOLERANCE = {"fp16": (0.2, 0.02), "int8": (0.5, 0.05)}  # of logits and of the probability
@@ -118,8 +119,7 @@ def build_engine(
     EngineError, WriterError
         As `ptxsdk.engine.write_engine`.
     """
-    if not Path(out).parent.is_dir():  # said now, not when all is done
-        raise WriterError("writer.failed", f"there is no folder for {os.fspath(out)!r}")
+    _check_place(Path(out))
     manifest = engine.manifest
     variants = build_variants(
         manifest,
@@ -153,6 +153,24 @@ def build_engine(
     return write_engine(out, changed, entries), variants
 
 
+def _check_place(out: Path) -> None:
+    """Say now, not when all is done, where an engine cannot be written."""
+    try:
+        fits = out.parent.is_dir() and not out.is_dir() and os.access(out.parent, os.W_OK)
+    except OSError as error:
+        raise WriterError("writer.failed", f"{str(out)!r} cannot be written: {error.strerror}") from error
+    if not fits:
+        raise WriterError("writer.failed", f"there is no folder to write {str(out)!r} in")
+
+
+def _default_point(manifest: Manifest) -> MeasuredPoint:
+    return next(each for each in manifest.operating_points if each.name == manifest.default_operating_point)
+
+
+def _worst(costs: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({cost:.3f})" for name, cost in list(costs.items())[:8])
+
+
 def build_variants(
     manifest: Manifest,
     network: bytes,
@@ -175,6 +193,13 @@ def build_variants(
         given = int8.check_quantized(parse_network(int8_network, manifest.input, manifest.outputs), model)
     calibration, measured = _films(manifest, films, validation, track)
     whole = run_network(network, manifest, measured, lambda done, of: track("fp32 on validation films", done, of))
+    flagged = int((probabilities(manifest, whole) >= _default_point(manifest).threshold).sum())
+    if flagged < FEWEST_FLAGGED:
+        raise BuildError(
+            "build.films",
+            f"the fp32 network flags {flagged} of {len(measured)} validation films; at least {FEWEST_FLAGGED} must be, "
+            "to see whether a variant finds the same",
+        )
     bench = _Bench(manifest, model, calibration, measured, whole, budget, describe, track)
     return tuple(bench.half() if precision == "fp16" else bench.int8(given) for precision in precisions)
 
@@ -188,8 +213,9 @@ def _films(
         calibration, measured = split_films(found)
     else:
         calibration, measured = found, find_build_films(validation)
-        known = {film.group for film in measured}
-        calibration = [film for film in calibration if film.group not in known]
+        groups = {film.group for film in measured}
+        paths = {film.path.resolve() for film in measured}
+        calibration = [film for film in calibration if film.group not in groups and film.path.resolve() not in paths]
 
     def read(part: Sequence[BuildFilm], what: str) -> list[ReadFilm]:
         results = []
@@ -235,7 +261,8 @@ def run_network(
     def keep(request: openvino.InferRequest, index: int) -> None:
         nonlocal done, finite
         logits = [request.get_tensor(name).data[0] for name in names]
-        finite = finite and all(bool(np.isfinite(part).all()) for part in logits)
+        if not all(bool(np.isfinite(part).all()) for part in logits):
+            finite = False  # never set back: the callbacks of several streams meet here
         patch[index], mask[index] = logits[0], np.clip(logits[1], -_LARGEST_LOGIT, _LARGEST_LOGIT)
         done += 1
         if track is not None:
@@ -272,12 +299,13 @@ class _Bench:
     def half(self) -> Variant:
         """Make the fp16 variant: all in half precision but the heads."""
         self._check_range()
-        half = to_half(self.model, heads(self.model))
-        rewrite_upsampling(half)
+        model = rewritten(self.model)
+        half = to_half(model, heads(model))
         network, accuracy, outputs = self._measure("fp16", half)
         broken = accuracy.broken(self.budget)
         if broken:
-            raise BuildError("build.accuracy", f"fp16: {'; '.join(broken)}")
+            costs = self._costs_in_half()
+            raise BuildError("build.accuracy", f"fp16: {'; '.join(broken)}; the layers that cost most: {_worst(costs)}")
         return self._variant("fp16", network, accuracy, outputs, ())
 
     def int8(self, given: onnx.ModelProto | None) -> Variant:
@@ -300,8 +328,7 @@ class _Bench:
         for layers in self._candidates(costs):
             mixed = int8.keep_float(quantized, self.model, layers)
             int8.mark_nonnegative(mixed)
-            rewrite_upsampling(mixed)
-            network, accuracy, outputs = self._measure(f"int8 with {len(layers)} float layers", mixed)
+            network, accuracy, outputs = self._measure(f"int8 with {len(layers)} float layers", rewritten(mixed))
             broken = accuracy.broken(self.budget)
             if not broken:
                 variant = self._variant("int8", network, accuracy, outputs, layers)
@@ -311,8 +338,18 @@ class _Bench:
                     best = accuracy.farthest_flip, variant
         if best is not None:
             return best[1]
-        worst = ", ".join(f"{name} ({cost:.3f})" for name, cost in list(costs.items())[:8])
-        raise BuildError("build.accuracy", f"int8: {'; '.join(broken)}; the layers that cost most: {worst}")
+        raise BuildError("build.accuracy", f"int8: {'; '.join(broken)}; the layers that cost most: {_worst(costs)}")
+
+    def _costs_in_half(self) -> dict[str, float]:
+        """Return the error that each convolution brings when it alone is in half precision."""
+        tensors = [film.tensor for film in self.calibration]
+        names = {node.name for node in self.model.graph.node}
+        return int8.costs_alone(
+            self.model,
+            lambda name: to_half(self.model, names - {name}),
+            tensors[:: max(1, len(tensors) // 8)],
+            lambda done, of: self.track("fp16: cost of layers", done, of),
+        )
 
     def _candidates(self, costs: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
         """Yield ever more layers to keep in float, costliest first, up to the share that may be."""
@@ -333,9 +370,11 @@ class _Bench:
     def _variant(
         self, precision: VariantPrecision, network: bytes, accuracy: Accuracy, outputs: Outputs, layers: tuple[str, ...]
     ) -> Variant:
+        chosen = f"{len(layers)} layers in float, chosen on these films"
         data = (
             f"{accuracy.films} films, {accuracy.positives} positive, {accuracy.outlined} outlined"
-            f"{f': {self.describe}' if self.describe else ''}; {precision} less fp32 on the same films"
+            f"{f': {self.describe}' if self.describe else ''}{f'; {chosen}' if layers else ''}"
+            f"; {precision} less fp32 on the same films"
         )
         metrics = tuple(
             Metric(name=f"{precision}_{name}", value=value, low=low, high=high, n=n, data=data)

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from ptxsdk import BackendError
 from ptxsdk.backends.fastest import fastest
 
 SETTING = {"engine": "e", "runtime": "r 1", "device": "cpu", "threads": "2"}
@@ -69,7 +70,8 @@ def test_another_setting_is_measured_anew(folder, changed):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"chosen": "int4"}', b'{"chosen": ["int8"]}', b"\xff\xfe", b'{"chosen": "bf16"}']
+    "content",
+    [b"", b"{", b"[]", b'{"chosen": "int4"}', b'{"chosen": ["int8"]}', b"\xff\xfe", b"[" * 4096, b'{"chosen": "bf16"}'],
 )
 def test_what_makes_no_sense_is_measured_anew(folder, content):
     choose(fp32=0.003, int8=0.001)
@@ -78,6 +80,35 @@ def test_what_makes_no_sense_is_measured_anew(folder, content):
     chosen, _ = choose(fp32=0.001, int8=0.003)
     assert chosen.name == "fp32"
     assert json.loads(note.read_text())["chosen"] == "fp32"
+
+
+def test_what_does_not_run_is_left_out(folder):
+    class Broken(Network):
+        def infer(self):
+            raise BackendError("backend.failed", "no such arithmetic")
+
+    made = []
+
+    def load(name, kind):
+        made.append(kind(name, 0.001))
+        return made[-1]
+
+    chosen = fastest({"fp32": lambda: load("fp32", Network), "int8": lambda: load("int8", Broken)}, SETTING)
+    assert chosen.name == "fp32"
+    assert [network.closed for network in made] == [False, True]
+    with pytest.raises(BackendError):
+        fastest(
+            {"fp32": lambda: load("fp32", Broken), "int8": lambda: load("int8", Network)}, SETTING | {"device": "x"}
+        )
+
+
+def test_what_was_remembered_and_does_not_load_is_measured_anew(folder):
+    choose(fp32=0.003, int8=0.001)
+
+    def gone():
+        raise BackendError("backend.failed", "gone")
+
+    assert fastest({"fp32": lambda: Network("fp32", 0), "int8": gone}, SETTING).name == "fp32"
 
 
 def test_one_candidate_needs_no_measurement(folder):

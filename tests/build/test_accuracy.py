@@ -133,7 +133,16 @@ def test_a_map_that_wanders_is_over_budget():
     assert (found.dice, found.dice_change) == (0.5, -0.5)
     assert (found.peak_in_region, found.peak_change) == (0.5, -0.5)
     assert (found.map_agreement, found.peak_agreement) == (0.5, 0.5)
-    assert [why.split()[0] for why in found.broken(Budget())] == ["Dice", "peak"]
+    assert [why.split()[0] for why in found.broken(Budget(agreement=0))] == ["Dice", "peak"]
+    assert [why.split()[1] for why in found.broken(Budget(dice=1, peak=1))] == ["maps", "peaks"]
+
+
+def test_what_is_not_a_number_passes_nothing():
+    films = [film(label=index % 2 == 0) for index in range(6)]
+    same = outputs([0.9, 0.1, 0.8, 0.2, 0.7, 0.3])
+    found = compare(tiny_manifest(), films, same, same)
+    for name in ("auc_change", "dice_change", "peak_change", "map_agreement", "peak_agreement", "farthest_flip"):
+        assert len(replace(found, **{name: math.nan}).broken(Budget())) == 1
 
 
 def test_without_masks_the_two_maps_are_held_against_each_other():

@@ -1,5 +1,8 @@
 """The films to build with: tables, the split, what is refused."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -92,6 +95,28 @@ def test_the_split_keeps_groups_together_and_never_moves_a_film():
     assert fewer == [film for film in calibration if film in films[:150]]
 
 
+def test_a_patient_on_both_sides_is_refused():
+    films = [BuildFilm(path=f"{part}.png", group="p", part=part) for part in ("calibration", "validation")]
+    with pytest.raises(BuildError, match="one patient to different parts"):
+        split_films(films)
+
+
+def test_the_split_does_not_depend_on_how_the_folder_is_named(tmp_path, monkeypatch):
+    write_films(tmp_path / "d", 30, labels=False)
+    monkeypatch.chdir(tmp_path)
+    sides = [
+        [[film.path.name for film in side] for side in split_films(find_build_films(Path(name)))]
+        for name in ("d", str(tmp_path / "d"), "./d")
+    ]
+    assert sides[0] == sides[1] == sides[2]
+
+
+def test_odd_names_are_typed_errors(tmp_path):
+    refused(Path("x" * 300), "cannot be looked at")
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    assert len(split_films(find_build_films(tmp_path))) == 2
+
+
 def test_what_the_table_says_decides_the_split():
     films = [
         BuildFilm(path=f"{index}", group=f"{index}", part=part)
@@ -150,7 +175,9 @@ def test_one_bad_film_in_many_is_left_out_and_more_are_too_many():
         usable([good] * (FEWEST - 1), "validation")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\x86\xa0\0\1\x86\xa0\x08\0\0\0\0"]
+)
 def test_a_mask_that_cannot_be_read_is_refused(tmp_path, content):
     folder = write_films(tmp_path, 1)
     (folder / "mask000.bmp").write_bytes(content)

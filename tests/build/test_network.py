@@ -99,6 +99,54 @@ def test_what_is_no_onnx_is_refused(content):
     assert caught.value.code == "build.network"
 
 
+def test_constants_of_nodes_become_weights(model):
+    high = next(tensor for tensor in model.graph.initializer if tensor.name == "high")
+    model.graph.initializer.remove(high)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["high"], "constant", value=high))
+    parsed = parse(model)
+    assert "Constant" not in {node.op_type for node in parsed.graph.node}
+    assert net.constants(parsed)["high"] == 6
+
+
+def test_constants_are_looked_at_too(model):
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "stem.bias")
+    model.graph.initializer.remove(bias)
+    bias = numpy_helper.from_array(np.full(8, np.nan, np.float32), "stem.bias")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["stem.bias"], "constant", value=bias))
+    refused(model, "'stem.bias' hold NaN")
+
+
+def test_nodes_get_names_of_their_own(model):
+    for node in model.graph.node:
+        node.name = "same" if node.op_type == "Conv" else ""
+    parsed = parse(model)
+    names = [node.name for node in parsed.graph.node]
+    assert "" not in names
+    assert len(set(names)) == len(names) == 12
+    half = net.to_half(parsed, net.heads(parsed))
+    kinds = {weights.dtype for weights in net.constants(half).values() if weights.ndim == 4}
+    assert kinds == {np.dtype(np.float16), np.dtype(np.float32)}
+
+
+def test_shared_weights_are_parted(model):
+    for node in model.graph.node:
+        if node.name == "mask":
+            node.input[1] = "patch.weight"
+    convs = {node.name: node.input[1] for node in net.convolutions(parse(model))}
+    assert convs["mask"] != convs["patch"] == "patch.weight"
+
+
+def test_computed_weights_and_inner_networks_are_refused(model):
+    other = make_convolutional_network()
+    other.graph.node.insert(0, helper.make_node("Relu", ["mask.weight"], ["computed"], "compute"))
+    next(node for node in other.graph.node if node.name == "mask").input[1] = "computed"
+    refused(other, "Conv 'mask' computes its weights")
+    next(node for node in model.graph.node if node.name == "stem").attribute.append(
+        helper.make_attribute("auto_pad", "SAME_UPPER")
+    )
+    refused(model, "padding")
+
+
 def resize_model(shape, sizes, **attributes):
     value = helper.make_tensor_value_info
     node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], "up", **{"mode": "linear"} | attributes)

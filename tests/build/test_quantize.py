@@ -240,6 +240,19 @@ def test_what_is_never_negative_is_marked_and_read_unsigned(model, quantized, fi
     assert unsigned(read) == read
 
 
+def test_both_readings_agree_beyond_the_calibrated_range(model, quantized):
+    from ptxsdk.backends.openvino import unsigned
+
+    marked = int8.keep_float(quantized, model, [])
+    int8.mark_nonnegative(marked)
+    signed = marked.SerializeToString()
+    bright = np.full((SIZE, SIZE), 4, np.float16)  # four times what any film shows
+    for wanted, found in zip(
+        run(marked, bright), run(onnx.load_model_from_string(unsigned(signed)), bright), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 def test_a_clip_that_goes_below_zero_is_not_marked(model, quantized):
     other = int8.keep_float(quantized, model, [])
     from ptxsdk.build.network import set_constant

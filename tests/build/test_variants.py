@@ -182,12 +182,25 @@ def test_layers_go_back_to_float_until_the_budget_holds(engine, folder, monkeypa
     assert tried[1] == tried[2][:2]
 
 
+def test_a_failing_fp16_names_its_layers(engine, folder):
+    with pytest.raises(BuildError, match=r"fp16: .*the layers that cost most: (stem|depthwise|pointwise)") as caught:
+        build_variants(engine.manifest, engine.network("fp32"), folder, budget=Budget(auc=-1), precisions=("fp16",))
+    assert caught.value.code == "build.accuracy"
+
+
 def test_no_films_no_int8(engine, tmp_path):
     for source in (tmp_path, tmp_path / "missing"):
         with pytest.raises(BuildError) as caught:
             build_engine(engine, source, tmp_path / "out.ptxengine", precisions=("int8",))
         assert caught.value.code == "build.films"
     assert not (tmp_path / "out.ptxengine").exists()
+
+
+def test_films_of_which_too_few_are_flagged_prove_nothing(engine, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "FEWEST_FLAGGED", 161)
+    with pytest.raises(BuildError, match=r"flags \d+ of \d+ validation films; at least 161") as caught:
+        build_engine(engine, folder, tmp_path / "out.ptxengine")
+    assert caught.value.code == "build.films"
 
 
 def test_noise_is_no_calibration(engine, tmp_path):
@@ -249,8 +262,9 @@ def test_a_full_disk_leaves_the_old_engine(engine, folder, tmp_path):
 
 
 def test_no_folder_for_the_engine_is_said_at_once(engine, tmp_path):
-    with pytest.raises(WriterError, match="no folder"):
-        build_engine(engine, tmp_path / "missing films", tmp_path / "missing" / "out.ptxengine")
+    for out in (tmp_path / "missing" / "out.ptxengine", tmp_path):
+        with pytest.raises(WriterError, match="no folder"):
+            build_engine(engine, tmp_path / "missing films", out)
 
 
 def command(*arguments, **options):

@@ -34,6 +34,17 @@ def test_the_sdk_reads_what_is_written(tmp_path):
     assert [film.group for film in validation] == ["p1", "p2", "p3"]
 
 
+def test_a_patient_measures_or_calibrates_and_never_both(tmp_path):
+    both = [
+        *films(),
+        Film(image="a/5.png", origin="nih", patient="p3", label=1, labelled_by="nih"),
+        Film(image="a/6.png", origin="nih", patient="p9", label=1, labelled_by="nih"),
+    ]
+    (tmp_path / "films.csv").write_text(table(both, tmp_path, tmp_path))
+    calibration, _ = split_films(find_build_films(tmp_path))
+    assert [film.path.name for film in calibration] == ["4.png", "6.png"]
+
+
 def test_patients_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr("training.build_table.read_films", lambda _: films())
     main(["--data", str(tmp_path), "--out", str(tmp_path / "films.csv"), "--leave-out", "p1,p3"])
