@@ -113,8 +113,13 @@ class Accuracy:
         return found
 
     def numbers(self) -> dict[str, float]:
-        """Return what the manifest keeps: every number that was measured."""
-        return {name: float(value) for name, value in asdict(self).items() if value is not None}
+        """Return what the manifest keeps: every number that compares the two networks.
+
+        AUC, Dice and peak of the variant alone are left out: its films may be those it was trained on, and a number
+        without that word would be read as a measure of accuracy.
+        """
+        alone = ("auc", "dice", "peak_in_region")
+        return {name: float(value) for name, value in asdict(self).items() if value is not None and name not in alone}
 
 
 def compare(manifest: Manifest, films: Sequence[ReadFilm], whole: Outputs, variant: Outputs) -> Accuracy:

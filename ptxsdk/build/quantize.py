@@ -44,7 +44,7 @@ LEVELS = 127
 """Largest quantized magnitude; -128 is not used, so that the range is symmetric."""
 _POSITIONS = 512
 _DAMPING = 0.01
-_NARROWER = (1.0, 0.75, 0.5, 0.35, 0.25, 0.18)
+_NARROWER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.32, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def quantize(
     behind = {node.name for node in model.graph.node if node.op_type != "Conv"} & heads(model)
     quantized = _freed(quantized, model, lambda node, _: node.name not in behind)  # logits stay as they are
     _fit_ranges(quantized, model, films[:: max(1, len(films) // 24)], track)
-    found = moments(model, films[:: max(1, len(films) // 32)], seed=seed)
+    found = moments(model, films[:: max(1, len(films) // 64)], seed=seed)
     _round_weights(quantized, model, found)
     return quantized
 
@@ -209,7 +209,7 @@ def _fit_ranges(
         for factor in _NARROWER:
             set_constant(alone, node.input[1], (whole * np.float32(factor)).astype(np.float32))
             errors[factor] = _error(alone, films, wanted)
-            if errors[factor] > 1.5 * min(errors.values()):
+            if errors[factor] > 1.2 * min(errors.values()):
                 break
         best = min(errors, key=lambda factor: errors[factor])
         set_constant(quantized, node.input[1], (whole * np.float32(best)).astype(np.float32))

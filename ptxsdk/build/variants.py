@@ -59,7 +59,7 @@ class Variant:
     metrics : tuple of Metric
         The changes with their intervals, for the manifest.
     float_layers : tuple of str
-        Convolutions that stayed in float, costliest first.
+        Convolutions that stayed in float, those first that cost most for their work.
     """
 
     precision: VariantPrecision
@@ -309,7 +309,7 @@ class _Bench:
         return self._variant("fp16", network, accuracy, outputs, ())
 
     def int8(self, given: onnx.ModelProto | None) -> Variant:
-        """Make the INT8 variant; layers that cost too much go back to float, the costliest first."""
+        """Make the INT8 variant; layers that cost too much go back to float, one after another."""
         tensors = [film.tensor for film in self.calibration]
         self.track("int8: ranges of activations", 0, 1)
         quantized = given or int8.quantize(
@@ -352,10 +352,10 @@ class _Bench:
         )
 
     def _candidates(self, costs: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
-        """Yield ever more layers to keep in float, costliest first, up to the share that may be."""
+        """Yield ever more layers to keep in float, up to the share that may be: first what costs most for its work."""
         work = multiply_accumulates(self.model)
-        names = list(costs)
-        for count in range(0, len(names) + 1, 2):
+        names = sorted(costs, key=lambda name: -(costs[name] ** 2) / work[name])
+        for count in range(len(names) + 1):
             layers = tuple(names[:count])
             if sum(work[name] for name in layers) > MOST_FLOAT * sum(work.values()):
                 return
