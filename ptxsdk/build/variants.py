@@ -321,9 +321,6 @@ class _Bench:
             tensors[:: max(1, len(tensors) // 16)],
             lambda done, of: self.track("int8: cost of layers", done, of),
         )
-        # The search asks for more than the gate: films to come are not these films.
-        strict = replace(self.budget, flip=0.75 * self.budget.flip)
-        best: tuple[float, Variant] | None = None
         broken: list[str] = []
         for layers in self._candidates(costs):
             mixed = int8.keep_float(quantized, self.model, layers)
@@ -331,13 +328,7 @@ class _Bench:
             network, accuracy, outputs = self._measure(f"int8 with {len(layers)} float layers", rewritten(mixed))
             broken = accuracy.broken(self.budget)
             if not broken:
-                variant = self._variant("int8", network, accuracy, outputs, layers)
-                if not accuracy.broken(strict):
-                    return variant
-                if best is None or accuracy.farthest_flip < best[0]:
-                    best = accuracy.farthest_flip, variant
-        if best is not None:
-            return best[1]
+                return self._variant("int8", network, accuracy, outputs, layers)
         raise BuildError("build.accuracy", f"int8: {'; '.join(broken)}; the layers that cost most: {_worst(costs)}")
 
     def _costs_in_half(self) -> dict[str, float]:
