@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made import SIZE, make_engine, network_output, tiny_manifest
 
-from ptxsdk import BackendError, DetectorError, Engine, backends
+from ptxsdk import BackendError, Detector, DetectorError, Engine, backends
 from ptxsdk.manifest import Tolerance
 
 ON_CPU = ("openvino", "onnxruntime")
@@ -101,3 +101,25 @@ def test_bf16_runs_only_where_engine_and_cpu_allow_it(tiny_network):
     assert load(allowed, "openvino").precision == ("bf16" if native else "fp32")
     assert load(allowed, "openvino", "fp32").precision == "fp32"
     assert load(allowed, "onnxruntime").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "usable"), [("fpu avx2 avx_vnni", True), ("avx512f avx512_vnni", True), ("fpu avx2 avx512f", False)]
+)
+def test_auto_takes_int8_only_where_products_do_not_saturate(monkeypatch, tmp_path, flags, usable):
+    from ptxsdk.backends import openvino
+
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    real = openvino.Path
+    monkeypatch.setattr(openvino, "Path", lambda name: tmp_path / "cpuinfo" if name == "/proc/cpuinfo" else real(name))
+    assert openvino.multiplies_int8() == usable
+    asked = []
+
+    def only_asked(candidates, _):
+        asked.append(set(candidates))
+        return candidates["fp32"]()
+
+    monkeypatch.setattr(openvino, "fastest", only_asked)
+    with Detector(backend="openvino") as detector:
+        assert detector.precision == "fp32"
+    assert ("int8" in asked[0]) == usable

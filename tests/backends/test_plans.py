@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from ptxsdk import WriterError
-from ptxsdk.backends.plans import ENVIRONMENT, PlanCache, PlanKey
+from ptxsdk.backends.plans import PlanCache, PlanKey
+from ptxsdk.files import CACHE
 
 KEY = PlanKey(
     gpu="NVIDIA RTX A2000",
@@ -271,20 +272,20 @@ def test_two_processes_writing_at_once(cache):
 
 def test_where_plans_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.delenv(CACHE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert PlanCache().folder == tmp_path / ".cache/ptxsdk/plans"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert PlanCache().folder == tmp_path / ".cache/ptxsdk/plans"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert PlanCache().folder == tmp_path / "xdg/ptxsdk/plans"
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "named"))
-    assert PlanCache().folder == tmp_path / "named"
+    monkeypatch.setenv(CACHE, str(tmp_path / "named"))
+    assert PlanCache().folder == tmp_path / "named" / "plans"
     assert PlanCache(tmp_path / "argument").folder == tmp_path / "argument"
 
 
 def test_an_empty_variable_switches_the_cache_off(monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT, "")
+    monkeypatch.setenv(CACHE, "")
     cache = PlanCache()
     cache.write(KEY, PLAN)
     assert cache.folder is None
@@ -296,7 +297,7 @@ def test_a_user_without_a_home(monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.delenv(CACHE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", staticmethod(homeless))
     assert PlanCache().folder is None
