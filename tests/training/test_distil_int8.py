@@ -78,11 +78,13 @@ def test_learning_brings_it_nearer(engine, quantized, films):
     targets = tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*answers, strict=True))
     network = QuantizedNetwork(quantized)
     with torch.no_grad():
+        network.parameters_by_name["patch|bias"] += 0.5  # something to mend
+        network.parameters_by_name["mask|bias"] -= 0.5
         before = float(loss(network(images), targets))
     train(network, engine.network("fp32"), films, options())
     with torch.no_grad():
         after = float(loss(network(images), targets))
-    assert after < 0.8 * before
+    assert after < 0.5 * before
 
 
 def test_the_same_seed_gives_the_same_network(engine, quantized, films):
