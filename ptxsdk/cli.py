@@ -291,8 +291,9 @@ def _build(
         raise typer.BadParameter(f"--precisions {unknown[0]!r} is not one of {', '.join(VARIANTS)}")
     if source is not None and source.suffix.lower() == ".onnx":
         contract = ptxsdk.Engine.open(like or ptxsdk.Engine.default_path()).manifest
-        variants = build_variants(contract, _read_network(source), films, **options)
-        _make_folder(out)
+        network = _read_network(source)
+        _make_folder(out)  # said now where it cannot be, not when all is done
+        variants = build_variants(contract, network, films, **options)
         written = [out / f"{source.stem}.{variant.precision}.onnx" for variant in variants]
         for path, variant in zip(written, variants, strict=True):
             write_file(path, variant.network)

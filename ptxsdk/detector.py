@@ -439,17 +439,11 @@ class Detector:
     ) -> Aggregate:
         from ptxsdk.ops import aggregate
 
-        manifest = self._engine.manifest
         return aggregate(
             patch,
             mask,
             geometry=geometry,
-            method=manifest.aggregation.method,
-            k=manifest.aggregation.k or 1,
-            source=manifest.aggregation.source,
-            high=manifest.regions.high,
-            low=manifest.regions.low,
-            min_area=manifest.regions.min_area,
+            **self._engine.manifest.scoring,
             columns_toward=columns_toward,
             pixel_spacing=pixel_spacing,
             want_outlines=want_outlines,

@@ -522,6 +522,16 @@ class Manifest(Record):
                     f"has {sorted(vector.tolerance)}, the networks are {sorted(self.networks)}",
                 )
 
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Keyword arguments of `ptxsdk.ops.aggregate`: how logits become the image score and regions."""
+        return {
+            "method": self.aggregation.method,
+            "k": self.aggregation.k or 1,
+            "source": self.aggregation.source,
+            **dataclasses.asdict(self.regions),
+        }
+
     def referenced(self) -> set[str]:
         """Return the names of all entries that networks and golden vectors refer to."""
         names = {network.entry for network in self.networks.values()}

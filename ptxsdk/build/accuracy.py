@@ -216,12 +216,7 @@ def probabilities(manifest: Manifest, outputs: Outputs) -> Doubles:
             patch,
             mask.astype(np.float32),
             geometry=geometry,
-            method=manifest.aggregation.method,
-            k=manifest.aggregation.k or 1,
-            source=manifest.aggregation.source,
-            high=manifest.regions.high,
-            low=manifest.regions.low,
-            min_area=manifest.regions.min_area,
+            **manifest.scoring,
             want_outlines=False,
         ).logit
         for patch, mask in zip(outputs.patch, outputs.mask, strict=True)

@@ -283,7 +283,7 @@ def run_network(
     return Outputs(patch=patch, mask=mask)
 
 
-@dataclass(frozen=True, kw_only=False)
+@dataclass(frozen=True)
 class _Bench:
     """One network and the films its variants are made and measured with."""
 
