@@ -45,6 +45,7 @@ _FORMS = {
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII),
     "UI": re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII),
     "CS": re.compile(r"[A-Z0-9_ ]{1,16}", re.ASCII),
+    "DS": re.compile(r"(?=.{1,16}$)[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII),
 }
 _SEXES = ("M", "F", "O")
 
@@ -224,7 +225,8 @@ class Header:
     Attributes
     ----------
     charset : list of str
-        Specific Character Set of what is copied: the film's, if it can express it, else UTF-8; empty for ASCII.
+        Specific Character Set of what is copied.  It is the film's, and where the film declares none its bytes stay as
+        they are; only text of a Dataset in memory that the film's cannot express makes it UTF-8.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -235,10 +237,15 @@ class Header:
         self._known = all(term in python_encoding for term in terms)
         self._encodings = [python_encoding[term] for term in terms] if self._known else ["ascii"]
         copied = (*_ALWAYS, *_IF_PRESENT, "Manufacturer", "ManufacturerModelName")
-        if all(self.text(keyword).isascii() for keyword in copied):
-            self.charset = terms if self._known and any(terms) else []
+        foreign = [keyword for keyword in copied if not self.text(keyword).isascii()]
+        undeclared = not any(terms)
+        if not foreign:
+            self.charset = terms if self._known and not undeclared else []
+        elif all(isinstance(self._value(keyword), bytes) for keyword in foreign):
+            self.charset = [] if undeclared else terms
         else:
-            self.charset = terms if any(terms) and all(map(self._expresses, copied)) else ["ISO_IR 192"]
+            kept = not undeclared and all(map(self._expresses, foreign))
+            self.charset = terms if kept else ["ISO_IR 192"]
 
     def text(self, keyword: str) -> str:
         """Return the value as text, empty where there is none that can be read."""
@@ -300,8 +307,8 @@ class Header:
 
     def _expresses(self, keyword: str) -> bool:
         """Say whether the declared character set holds the value: it does what was encoded in it."""
-        if not self._known or isinstance(self._value(keyword), bytes):
-            return self._known
+        if isinstance(self._value(keyword), bytes):
+            return True
         try:
             self.text(keyword).encode(self._encodings[0])
         except UnicodeError:
@@ -321,6 +328,11 @@ def _stand_in(header: Header, film: Radiograph) -> Any:
         setattr(source, keyword, value)
     source.Modality = header.text("Modality") or "OT"
     source.Rows, source.Columns = film.shape
+    if header.text("LossyImageCompression") == "01":
+        source.LossyImageCompression = "01"
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if header.text(keyword):
+                setattr(source, keyword, header.text(keyword))
     source.SamplesPerPixel = 1
     for keyword in _ALWAYS:
         setattr(source, keyword, "")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ptxsdk.detection import Region
 from ptxsdk.writers import codes as concepts
 from ptxsdk.writers import notices
 from ptxsdk.writers.instance import MANUFACTURER, Origin
+from ptxsdk.writers.outline import closed_outline
 
 
 def structured_report(origin: Origin, segmentation: Any | None = None) -> Any:
@@ -118,10 +117,10 @@ def _region(origin: Origin, region: Region, number: int, segmentation: Any | Non
     source = (origin.source.SOPClassUID, origin.source.SOPInstanceUID)
     where: dict[str, Any]
     if segmentation is None:
-        closed = np.array([*region.outline, region.outline[0]])
-        where = {
-            "referenced_region": sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, closed, sr.SourceImageForRegion(*source))
-        }
+        outline = sr.ImageRegion(
+            sr.GraphicTypeValues.POLYLINE, closed_outline(region), sr.SourceImageForRegion(*source)
+        )
+        where = {"referenced_region": outline}
     else:
         segment = sr.ReferencedSegmentationFrame(
             segmentation.SOPClassUID,
