@@ -52,8 +52,11 @@ def chest_film(**attributes):
 def in_charset(terms, name, *, encoding=None, **attributes):
     """A film with a name in a character set; with an `encoding` the bytes are made here, whatever the terms say."""
     value = name if encoding is None else name.encode(encoding)
-    ds = chest_dataset(SpecificCharacterSet=terms, PatientName="x", **attributes)
+    unheard_of = terms == "KLINGON"
+    ds = chest_dataset(SpecificCharacterSet="ISO_IR 192" if unheard_of else terms, PatientName="x", **attributes)
     file = content(ds)
+    if unheard_of:
+        file = file.replace(b"ISO_IR 192", b"KLINGON   ")
     if encoding is None:
         ds = dcmread(io.BytesIO(file))
         ds.PatientName = name
@@ -208,7 +211,12 @@ def run(*arguments):
 def violations(path: Path):
     """The errors that dciodvfy finds in a file; it must know what the file is."""
     done = subprocess.run(
-        [program("dciodvfy"), "-new", str(path)], capture_output=True, timeout=60, check=False, text=True, errors="replace"
+        [program("dciodvfy"), "-new", str(path)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+        errors="replace",
     )
     said = (done.stdout + done.stderr).splitlines()
     assert any(line and " " not in line for line in said), said  # the name of the IOD
@@ -226,4 +234,3 @@ def with_map(detection, film, logits, *, high=0.6, low=0.4, min_area=2, pixel_sp
         columns_toward=film.columns_toward, pixel_spacing=pixel_spacing,
     )  # fmt: skip
     return replace(detection, geometry=geometry, mask_logits=logits, regions=found.regions, region_threshold=low)
-
