@@ -13,7 +13,7 @@ _MOST_POINTS = 8191  # of two FL values each, in the 16-bit length that Explicit
 def closed_outline(region: Region) -> npt.NDArray[np.float64]:
     """Return the outline, closed.
 
-    Outlines of more than 8190 points are thinned (Douglas and Peucker), no more than it takes.
+    An outline of more than 8190 points is thinned (Douglas and Peucker), to within as few pixels as bring it below.
 
     Parameters
     ----------
@@ -33,5 +33,5 @@ def closed_outline(region: Region) -> npt.NDArray[np.float64]:
     thinned = points
     while len(thinned) >= _MOST_POINTS:
         thinned = cv2.approxPolyDP(points.astype(np.float32), tolerance, closed=True)[:, 0].astype(np.float64)
-        tolerance *= 2
+        tolerance *= 1.25
     return np.vstack([thinned, thinned[:1]])

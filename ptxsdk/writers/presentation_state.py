@@ -42,7 +42,12 @@ def presentation_state(origin: Origin) -> Any:
         for number, region in enumerate(detection.regions, 1)
     ]
     texts = [
-        pr.TextObject(label(region, number), pr.AnnotationUnitsValues.PIXEL, anchor_point=region.box[:2])
+        pr.TextObject(
+            label(region, number),
+            pr.AnnotationUnitsValues.PIXEL,
+            anchor_point=region.box[:2],
+            anchor_point_visible=False,
+        )
         for number, region in enumerate(detection.regions, 1)
     ]
     texts.append(
