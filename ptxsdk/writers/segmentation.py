@@ -84,7 +84,7 @@ def segmentation(origin: Origin) -> Any:
 
 def label(region: Region, number: int) -> str:
     """Return the name of a region for people."""
-    return f"Pneumothorax {number}" + ("" if region.side is None else f", {region.side}")
+    return f"Suspected pneumothorax {number}" + ("" if region.side is None else f", {region.side}")
 
 
 def region_masks(detection: Detection) -> list[tuple[tuple[slice, slice], Mask]]:

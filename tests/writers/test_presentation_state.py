@@ -109,7 +109,7 @@ def test_the_outlines_are_the_regions(results_of, name):
         np.testing.assert_array_equal(points[0], points[-1])
     *labels, banner = annotation.TextObjectSequence
     assert [label.UnformattedTextValue for label in labels] == [
-        f"Pneumothorax {number}, {region.side}" for number, region in enumerate(results.detection.regions, 1)
+        f"Suspected pneumothorax {number}, {region.side}" for number, region in enumerate(results.detection.regions, 1)
     ]
     assert banner.UnformattedTextValue.split("\r\n") == list(notices(results.detection))
     (area,) = made.DisplayedAreaSelectionSequence

@@ -163,6 +163,6 @@ def test_sides_follow_the_patient(detector):
     for orientation, side in ((["L", "F"], "right"), (["R", "F"], "left"), (None, "right")):
         film = chest_film(PatientOrientation=orientation)
         seg = dicom_objects(detector.predict(film), film, ["seg"])["seg"]
-        assert seg.SegmentSequence[0].SegmentLabel == f"Pneumothorax 1, {side}"
+        assert seg.SegmentSequence[0].SegmentLabel == f"Suspected pneumothorax 1, {side}"
         read = pydicom.dcmread(DicomBytesIO(encoded(seg)))
         assert list(read.PatientOrientation or ()) == (orientation or [])
