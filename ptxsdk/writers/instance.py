@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import ptxsdk
+from ptxsdk import gate
 from ptxsdk.detection import Detection
 from ptxsdk.errors import WriterError
 from ptxsdk.radiograph import Radiograph
@@ -326,6 +327,14 @@ def _stand_in(header: Header, film: Radiograph) -> Any:
         if not value:
             raise WriterError("writer.source", f"the film has no valid {keyword}, which DICOM results refer to")
         setattr(source, keyword, value)
+    radiographs = (
+        gate.COMPUTED_RADIOGRAPHY,
+        gate.DIGITAL_X_RAY,
+        gate.DIGITAL_X_RAY_FOR_PROCESSING,
+        gate.SECONDARY_CAPTURE,
+    )
+    if source.SOPClassUID not in radiographs:
+        raise WriterError("writer.source", "DICOM results are made of CR, DX and Secondary Capture objects only")
     source.Modality = header.text("Modality") or "OT"
     source.Rows, source.Columns = film.shape
     if header.text("LossyImageCompression") == "01":

@@ -271,6 +271,15 @@ def test_a_film_without_its_identifiers_is_no_source(detector, keyword, value):
     assert failure(detector.predict(film), film) == "writer.source"
 
 
+@pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.113619.4.99"])
+def test_an_object_that_is_no_radiograph_is_no_source(detector, uid):
+    """Such a film is scored only where the gate was overruled."""
+    film = chest_film()
+    detection = detector.predict(film)
+    ds = chest_dataset(SOPClassUID=uid)
+    assert failure(detection, replace(film, dataset=ds)) == "writer.source"
+
+
 def test_the_result_of_another_film_is_refused(detector):
     other = chest_film(shape=(700, 560))
     assert failure(detector.predict(chest_film()), other) == "writer.source"
