@@ -11,7 +11,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import ptxsdk
 from ptxsdk import gate
@@ -49,6 +49,7 @@ _FORMS = {
     "DS": re.compile(r"(?=.{1,16}$)[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII),
 }
 _SEXES = ("M", "F", "O")
+_LONGEST = 1024  # characters; no name or identifier may have as many, whatever its kind
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,12 @@ class Origin:
         from pydicom.sr.codedict import codes
 
         items = []
-        maker = self.header.text("Manufacturer")
+        maker, model = (
+            self.header.text(keyword).replace("\\", "/")[:64] for keyword in ("Manufacturer", "ManufacturerModelName")
+        )
         if maker:
-            model = self.header.text("ManufacturerModelName")
             items.append(
-                ContributingEquipment(
-                    maker[:64], codes.DCM.AcquisitionEquipment, manufacturer_model_name=model[:64] or None
-                )
+                ContributingEquipment(maker, codes.DCM.AcquisitionEquipment, manufacturer_model_name=model or None)
             )
         ours = ContributingEquipment(
             MANUFACTURER,
@@ -258,7 +258,8 @@ class Header:
             good = _FORMS[vr].fullmatch(found) and (keyword != "PatientSex" or found in _SEXES)
             return found if good else ""
         value = self._value(keyword)
-        return self._decoded(value) if isinstance(value, bytes) else "" if value is None else str(value).strip(" \0")
+        text = self._decoded(value) if isinstance(value, bytes) else "" if value is None else str(value).strip(" \0")
+        return text if len(text) <= _LONGEST else ""
 
     def element(self, keyword: str) -> Any:
         """Return a copy of the element, empty where its value cannot be read."""
@@ -267,17 +268,9 @@ class Header:
         from pydicom.dataelem import DataElement
         from pydicom.valuerep import PersonName
 
-        vr, text, value = dictionary_VR(keyword), self.text(keyword), self._value(keyword)
-        copied: Any = text
-        if vr == "PN" and text:
-            # The bytes stay as they are where the character set does.
-            kept = isinstance(value, bytes) and self.charset != ["ISO_IR 192"]
-            copied = PersonName(
-                cast("bytes", value).strip(b" \0") if kept else text,
-                self._encodings if kept else None,
-                validation_mode=config.IGNORE,
-            )
-        return DataElement(keyword, vr, copied, validation_mode=config.IGNORE)
+        vr, text = dictionary_VR(keyword), self.text(keyword)
+        value = PersonName(text, validation_mode=config.IGNORE) if vr == "PN" else text
+        return DataElement(keyword, vr, value, validation_mode=config.IGNORE)
 
     def _value(self, keyword: str) -> Any:
         """Return the value as it is held: bytes where pydicom has not converted it, several as they are encoded."""

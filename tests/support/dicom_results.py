@@ -50,14 +50,14 @@ def chest_film(**attributes):
 
 
 def in_charset(terms, name, *, encoding=None, **attributes):
-    """A film with a name in a character set; with an `encoding` the bytes are made here, whatever the terms say."""
-    value = name if encoding is None else name.encode(encoding)
+    """A film with a name in a character set; bytes, or those of an `encoding`, stay as they are, whatever the terms."""
+    value = name if isinstance(name, bytes) else name.encode(encoding or "ascii", "ignore")
     unheard_of = terms == "KLINGON"
     ds = chest_dataset(SpecificCharacterSet="ISO_IR 192" if unheard_of else terms, PatientName="x", **attributes)
     file = content(ds)
     if unheard_of:
         file = file.replace(b"ISO_IR 192", b"KLINGON   ")
-    if encoding is None:
+    if encoding is None and isinstance(name, str):
         ds = dcmread(io.BytesIO(file))
         ds.PatientName = name
         ds.ReferringPhysicianName = name
@@ -142,6 +142,7 @@ def broken_values():
         ("StudyDate", "DA", "2024"),
         ("StudyTime", "TM", "25:00"),
         ("BurnedInAnnotation", "CS", "perhaps"),
+        ("Manufacturer", "LO", "Maker\\of " + "X" * 80),
     ):
         from pydicom import config
         from pydicom.dataelem import DataElement
@@ -160,6 +161,10 @@ def odd_size():
     return chest_film(shape=(333, 257), blob=(130, 70, 30))
 
 
+# PS3.5 H.3.2 and I.2: escape sequences as other encoders write them.
+JAPANESE = b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J=\x1b$B$d$^$@\x1b(J^\x1b$B$?$m$&\x1b(J"
+KOREAN = b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf"
+
 FILMS = {
     "rg1": rg1,
     "full_dx": full_dx,
@@ -173,6 +178,8 @@ FILMS = {
     "latin1": lambda: in_charset("ISO_IR 100", "Müller^Jörg"),
     "cyrillic": lambda: in_charset("ISO_IR 144", "Люкceмбypг"),
     "japanese": lambda: in_charset(["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    "japanese, IR 13": lambda: in_charset(["ISO 2022 IR 13", "ISO 2022 IR 87"], JAPANESE),
+    "korean": lambda: in_charset(["", "ISO 2022 IR 149"], KOREAN),
     "utf8": lambda: in_charset("ISO_IR 192", "Wang^XiaoDong=王^小東"),
     "chinese": lambda: in_charset("GB18030", "Wang^XiaoDong=王^小东"),
 }

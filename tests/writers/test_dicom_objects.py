@@ -86,7 +86,7 @@ def test_patient_and_study_are_the_films(results_of, name):
             assert str(ds[keyword].value or "") == expected, keyword
 
 
-@pytest.mark.parametrize("name", ["latin1", "cyrillic", "japanese", "utf8", "chinese"])
+@pytest.mark.parametrize("name", ["latin1", "cyrillic", "japanese", "japanese, IR 13", "korean", "utf8", "chinese"])
 def test_names_in_every_character_set_stay_byte_for_byte(results_of, name):
     results = results_of(name)
     original = results.film.dataset.get_item("PatientName").value
@@ -96,7 +96,11 @@ def test_names_in_every_character_set_stay_byte_for_byte(results_of, name):
         ds = pydicom.dcmread(path)
         assert ds.SpecificCharacterSet == results.film.dataset.SpecificCharacterSet
         assert ds.get_item("PatientName").value.rstrip() == original.rstrip()
-        if name != "japanese":  # Debian's DCMTK converts with glibc, which it does not trust with ISO 2022
+        if name not in (
+            "japanese",
+            "japanese, IR 13",
+            "korean",
+        ):  # Debian's DCMTK converts with glibc, which it does not trust with ISO 2022
             shown = run(dump, "+U8", "+P", "PatientName", path)
             assert str(ds.PatientName).split("=")[-1].split("^")[0] in shown
 
@@ -126,6 +130,13 @@ def test_a_dataset_in_memory_whose_name_its_character_set_cannot_express_becomes
     made = dicom_objects(detector.predict(film), film, ["sr"])["sr"]
     again = pydicom.dcmread(pydicom.filebase.DicomBytesIO(encoded(made)))
     assert str(again.PatientName) == "山田^太郎"
+
+
+def test_a_name_beyond_all_bounds_is_left_out(detector):
+    film = in_charset("ISO_IR 100", b"X" * 60000)
+    made = dicom_objects(detector.predict(film), film, ["sr"])["sr"]
+    assert str(made.PatientName) == ""
+    assert made.PatientID == "SECRET-ID"
 
 
 def test_nothing_else_of_the_film_is_copied(results_of):
