@@ -171,7 +171,7 @@ class Origin:
             dataset.SpecificCharacterSet = self.header.charset
         elif "SpecificCharacterSet" in dataset:
             del dataset.SpecificCharacterSet
-        dataset.BodyPartExamined = "CHEST"
+        self._add_body_part(dataset)
         dataset.ContributingEquipmentSequence = self._equipment()
         day, clock = self.created.strftime("%Y%m%d"), self.created.strftime("%H%M%S.%f")
         for name in ("InstanceCreation", "Content", "PresentationCreation"):
@@ -184,6 +184,16 @@ class Origin:
         dataset.file_meta.ImplementationClassUID = _uid("implementation")
         dataset.file_meta.ImplementationVersionName = f"PTXSDK_{ptxsdk.__version__}"[:16]
         return dataset
+
+    def _add_body_part(self, dataset: Any) -> None:
+        """Say "CHEST", which has no laterality; another part, scored against the gate, as the film says it."""
+        part = self.header.text("BodyPartExamined")
+        if not part or any(word in part for word in ("CHEST", "THORAX", "LUNG", "PULMON")):
+            dataset.BodyPartExamined = "CHEST"
+            return
+        dataset.BodyPartExamined = part
+        if dataset.Modality != "SEG":  # whose frames would say it
+            dataset.Laterality = self.header.text("Laterality")
 
     def _equipment(self) -> list[Any]:
         """Return the items of Contributing Equipment: what took the film, and what made the object."""

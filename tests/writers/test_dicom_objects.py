@@ -272,6 +272,8 @@ def test_dates_are_now_or_the_callers_or_with_a_seed_the_films(detector):
         assert dates == {"20200229"}
         times = {str(e.value) for e in ds.iterall() if e.VR == "TM" and e.keyword != "StudyTime"}
         assert times == {"160000.000000"}
+    undated = chest_film(StudyDate=None)
+    assert dicom_objects(detection, undated, ["sr"], uid_seed="x")["sr"].ContentDate == "19700101"
     own = dicom_objects(detection, film, EVERY, uid_seed="x", created=datetime(2021, 2, 3, 4, 5, 6))  # noqa: DTZ001
     assert {ds.InstanceCreationDate + ds.InstanceCreationTime for ds in own.values()} == {"20210203040506.000000"}
 
@@ -350,6 +352,25 @@ def test_an_object_that_is_no_radiograph_is_no_source(detector, uid):
     detection = detector.predict(film)
     ds = chest_dataset(SOPClassUID=uid)
     assert failure(detection, replace(film, dataset=ds)) == "writer.source"
+
+
+@pytest.mark.parametrize(
+    ("part", "written"),
+    [
+        (None, "CHEST"),
+        ("PORT CHEST", "CHEST"),
+        ("THORAX", "CHEST"),
+        ("LUNG", "CHEST"),
+        ("LEG", "LEG"),
+        ("HAND", "HAND"),
+    ],
+)
+def test_the_body_part_is_the_chest_unless_the_film_says_another(detector, tmp_path, part, written):
+    film = chest_film(BodyPartExamined=part)
+    for ds in dicom_objects(detector.predict(chest_film()), film, EVERY).values():
+        assert ds.BodyPartExamined == written
+        write_dicom(tmp_path / "made.dcm", ds)
+        assert violations(tmp_path / "made.dcm") == []
 
 
 def test_the_result_of_another_film_is_refused(detector):
