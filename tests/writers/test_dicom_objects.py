@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 
@@ -220,6 +221,18 @@ def test_with_a_seed_the_same_film_gives_the_same_bytes(detector):
     made = dicom_objects(detector.predict(first), first, EVERY, uid_seed="site 1")
     again = dicom_objects(detector.predict(second), second, EVERY, uid_seed="site 1")
     assert {kind: encoded(ds) for kind, ds in made.items()} == {kind: encoded(ds) for kind, ds in again.items()}
+
+
+def test_threads_make_objects_side_by_side(detector):
+    film = chest_film()
+    detection = detector.predict(film)
+
+    def make(_):
+        return {kind: encoded(ds) for kind, ds in dicom_objects(detection, film, EVERY, uid_seed="x").items()}
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(make, range(8))
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize(
