@@ -61,6 +61,9 @@ CODES: dict[str, str] = {
     "build.unavailable": "A package that the build needs is not installed.",
     "writer.failed": "A result could not be written.",
     "writer.profile": "The output profile forbids this result.",
+    "writer.option": "A kind of result was asked for that does not exist.",
+    "writer.source": "The film cannot be the source of DICOM results.",
+    "writer.unavailable": "The package that DICOM results need is not installed.",
 }
 
 
