@@ -58,7 +58,7 @@ class Detector:
     profile : {"cade", "triage"}
         What results may show.  "triage": flag and probability, never a location.
     gate_policy : GatePolicy, optional
-        What the input gate lets through.
+        What the input gate lets through; ``GatePolicy(enforce=False)``, for research, marks films it would refuse.
     threads : int
         CPU threads for network and preprocessing; 0: one per core.
     trusted_keys : sequence of bytes, optional
@@ -109,6 +109,7 @@ class Detector:
         self._crew: tuple[Detector, ...] = ()
         self._backend = backends.load(engine, backend=backend, device=device, precision=precision, threads=threads)
         readers.load()
+        gate.load()
         try:
             self.self_test(vectors=1)
         except (EngineError, BackendError) as error:
@@ -153,7 +154,8 @@ class Detector:
         InputError
             The input is not a film that can be read.
         OutOfScope
-            The input gate refuses the film; it is never scored.
+            The input gate refuses the film; it is never scored.  It names every check that failed: those of the header
+            before any pixel is touched, else those of the picture.
         BackendError
             The network failed or produced numbers that are not finite.
         DetectorError
@@ -165,7 +167,7 @@ class Detector:
             film = readers.read(image)
             header_started = perf_counter()
             checks = gate.check_header(film, self._policy)
-            gate.enforce(checks)
+            self._enforce(checks)
             header_ended = perf_counter()
             with self._lock:
                 self._check_usable()
@@ -373,7 +375,7 @@ class Detector:
         checks += gate.check_content(
             gate.sample(self._backend.input, geometry, contract.mean, contract.std), self._policy
         )
-        gate.enforce(checks)
+        self._enforce(checks)
         network_started = perf_counter()
         patch, mask = self._backend.infer()
         aggregate_started = perf_counter()
@@ -413,6 +415,10 @@ class Detector:
             geometry=geometry,
             mask_logits=_frozen_copy(mask) if locate else None,
         )
+
+    def _enforce(self, checks: tuple[Check, ...]) -> None:
+        if self._policy.enforce:
+            gate.enforce(checks)
 
     def _preprocess(self, pixels: npt.NDArray[np.generic], display: Display) -> Geometry:
         from ptxsdk.ops import preprocess_into

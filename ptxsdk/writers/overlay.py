@@ -136,7 +136,8 @@ def _head(width: int, film: Radiograph, detection: Detection, unit: float) -> Ca
 def _foot(width: int, film: Radiograph, detection: Detection, unit: float) -> Canvas:
     """Return the bar below: what this picture is not."""
     bar = np.full((max(1, round(58 * unit)), width, 3), _BAR, np.uint8)
-    _line(bar, "NOT FOR DIAGNOSTIC USE", 0.32, 0.75 * unit, (80, 80, 255), "centre")
+    warning = "NOT FOR DIAGNOSTIC USE" + ("   GATE OVERRIDDEN" if detection.forced else "")
+    _line(bar, warning, 0.32, 0.75 * unit, (80, 80, 255), "centre")
     engine = detection.engine
     text = f"research and integration only, not a medical device   {engine.name} {engine.version}"
     if film.patient_orientation is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made import make_chest
 
-from ptxsdk import Detector, Radiograph, WriterError
+from ptxsdk import Detector, GatePolicy, Radiograph, WriterError
 from ptxsdk.writers.overlay import _percent, render_overlay, write_overlay
 
 BLOB = (250, 150, 60)
@@ -68,6 +68,26 @@ def test_every_picture_carries_the_red_banner(detector):
         picture = render_overlay(film, detector.predict(film)).astype(int)
         foot = picture[-picture.shape[0] // 20 :]
         assert ((foot[..., 2] > 200) & (foot[..., 1] < 120)).sum() > 200
+
+
+def test_an_overridden_gate_stands_in_the_banner(tiny_engine, monkeypatch):
+    from ptxsdk.writers import overlay
+
+    written = []
+    write = overlay._write
+    monkeypatch.setattr(
+        overlay,
+        "_write",
+        lambda canvas, text, *rest, **options: (written.append(text), write(canvas, text, *rest, **options)),
+    )
+    turned = Radiograph.from_array(np.ascontiguousarray(make_chest()[::-1]))
+    with Detector(tiny_engine, gate_policy=GatePolicy(enforce=False)) as forced:
+        render_overlay(turned, forced.predict(turned))
+        assert "NOT FOR DIAGNOSTIC USE   GATE OVERRIDDEN" in written
+        written.clear()
+        upright = Radiograph.from_array(make_chest())
+        render_overlay(upright, forced.predict(upright))
+    assert "NOT FOR DIAGNOSTIC USE" in written
 
 
 def test_large_films_are_shrunk_and_small_ones_enlarged(detector):
