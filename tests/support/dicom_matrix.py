@@ -289,14 +289,14 @@ def _modality_lut(cell: Cell) -> np.ndarray:
 
 
 def _window(cell: Cell) -> tuple[float, float]:
-    """Center and width that show all modality values."""
-    modality = _modality_table(cell)
-    low, high = modality.min(), modality.max()
+    """Center and width that show most modality values; those of LINEAR lie half a unit and one unit higher."""
+    low, high = _modality_range(cell)
+    low, high = low + (high - low) // 10, high - (high - low) // 20
     if cell.voi == "SIGMOID":
         return (low + high) / 2, (high - low) * 0.6
-    return (low + high) / 2 + (0.5 if cell.voi in ("LINEAR", "three windows") else 0), high - low + (
-        1 if cell.voi in ("LINEAR", "three windows") else 0
-    )
+    if cell.voi == "LINEAR_EXACT":
+        return (low + high) / 2, high - low
+    return (low + high) / 2 + 0.5, high - low + 1
 
 
 def _voi_lut(cell: Cell) -> tuple[int, int, np.ndarray]:
@@ -641,8 +641,7 @@ def dcmtk_tolerance(cell: Cell) -> float:
     It also rounds modality values to whole numbers.
     """
     coarse = cell.voi == "LINEAR_EXACT" or cell.modality == "slope 0.5"
-    low, high = _modality_range(cell)
-    return 1.2 + (255 / (high - low) if coarse else 0)
+    return 1.2 + (255 / _window(cell)[1] if coarse else 0)
 
 
 def dcmtk_takes(cell: Cell) -> bool:
