@@ -514,7 +514,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model to write, .npz")
     parser.add_argument("--report", type=Path, help="measure by cross-validation first; JSON to write")
     parser.add_argument("--folds", type=int, default=5, help="of the cross-validation")
-    parser.add_argument("--leave-out", default="", help="patients who stay out of training, separated by commas")
+    parser.add_argument("--leave-out", default="", help="patients, or films without one, kept out of the model")
     for name, text in (
         ("hidden", "units of the hidden layer"),
         ("epochs", "passes over the examples"),
