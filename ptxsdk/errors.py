@@ -19,6 +19,8 @@ CODES: dict[str, str] = {
     "input.type": "An object of this Python type is not a film.",
     "input.dtype": "The array's dtype is not uint8, uint16, int16 or float32.",
     "input.shape": "The array is not two-dimensional, or a side is zero.",
+    "input.layout": "The device array's elements do not lie as the kernels read them.",
+    "input.device": "The array lies on a device that this detector does not use.",
     "input.range": "Float pixels outside [0, 1] without a stated display window.",
     "input.metadata": "Spacing, orientation or age stated for an array is impossible.",
     "input.not_finite": "The pixels hold NaN or infinity.",
@@ -51,6 +53,8 @@ CODES: dict[str, str] = {
     "engine.self_test": "On this device the engine does not reproduce its golden vectors.",
     "backend.unavailable": "The backend or device asked for cannot be used here.",
     "backend.failed": "The inference runtime refused the network or failed while running it.",
+    "backend.lost": "The device stopped answering.",
+    "backend.out_of_memory": "The device has not enough free memory.",
     "backend.not_finite": "The network produced NaN or infinity.",
     "detector.closed": "The detector was closed.",
     "detector.forked": "The detector was made in another process, before a fork.",
@@ -63,6 +67,9 @@ CODES: dict[str, str] = {
     "build.unavailable": "A package that the build needs is not installed.",
     "writer.failed": "A result could not be written.",
     "writer.profile": "The output profile forbids this result.",
+    "writer.option": "A kind of result was asked for that does not exist.",
+    "writer.source": "The film cannot be the source of DICOM results.",
+    "writer.unavailable": "The package that DICOM results need is not installed.",
 }
 
 

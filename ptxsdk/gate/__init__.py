@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ptxsdk.detection import Check
 from ptxsdk.errors import OutOfScope
-from ptxsdk.gate.content import check_content, sample
+from ptxsdk.gate.content import check_content, sample, sample_step
 from ptxsdk.gate.header import (
     COMPUTED_RADIOGRAPHY,
     DIGITAL_X_RAY,
@@ -28,6 +28,7 @@ __all__ = [
     "enforce",
     "load",
     "sample",
+    "sample_step",
 ]
 
 

@@ -40,9 +40,15 @@ def sample(tensor: Values, geometry: Geometry, mean: float, std: float) -> Value
         Normalisation of the network's input.
     """
     x0, y0, x1, y1 = geometry.content
-    step = max(1, min(y1 - y0, x1 - x0) // 64)
+    step = sample_step(geometry)
     shown: Values = tensor[y0:y1:step, x0:x1:step] * std + mean
     return shown
+
+
+def sample_step(geometry: Geometry) -> int:
+    """Return the distance, in pixels of the network's input, of the pixels that `sample` takes."""
+    x0, y0, x1, y1 = geometry.content
+    return max(1, min(y1 - y0, x1 - x0) // 64)
 
 
 def check_content(shown: Values, policy: GatePolicy, *, model: ScopeModel | None = None) -> tuple[Check, ...]:

@@ -8,7 +8,8 @@ import pytest
 from made import make_chest
 
 from ptxsdk import Detector, GatePolicy, Radiograph, WriterError
-from ptxsdk.writers.overlay import _percent, render_overlay, write_overlay
+from ptxsdk.writers.drawing import percent
+from ptxsdk.writers.overlay import render_overlay, write_overlay
 
 BLOB = (250, 150, 60)
 
@@ -74,16 +75,12 @@ def test_an_overridden_gate_stands_in_the_banner(tiny_engine, monkeypatch):
     from ptxsdk.writers import overlay
 
     written = []
-    write = overlay._write
-    monkeypatch.setattr(
-        overlay,
-        "_write",
-        lambda canvas, text, *rest, **options: (written.append(text), write(canvas, text, *rest, **options)),
-    )
+    draw = overlay.line
+    monkeypatch.setattr(overlay, "line", lambda bar, text, *rest: (written.append(text), draw(bar, text, *rest)))
     turned = Radiograph.from_array(np.ascontiguousarray(make_chest()[::-1]))
     with Detector(tiny_engine, gate_policy=GatePolicy(enforce=False)) as forced:
         render_overlay(turned, forced.predict(turned))
-        assert "NOT FOR DIAGNOSTIC USE   GATE OVERRIDDEN" in written
+        assert "GATE OVERRIDDEN, NOT FOR DIAGNOSTIC USE" in written
         written.clear()
         upright = Radiograph.from_array(make_chest())
         render_overlay(upright, forced.predict(upright))
@@ -114,7 +111,7 @@ def test_triage_has_no_overlay(tiny_engine, film, tmp_path):
 
 
 def test_a_percentage_is_never_rounded_to_certainty():
-    assert [_percent(p) for p in (0.0, 0.004, 0.123, 0.5, 0.992, 1.0)] == [
+    assert [percent(p) for p in (0.0, 0.004, 0.123, 0.5, 0.992, 1.0)] == [
         "<1 %",
         "<1 %",
         "12 %",
