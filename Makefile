@@ -1,9 +1,9 @@
-# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | bench | wheel | test-aarch64
+# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict precision batch
 
-.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format bench wheel test-aarch64
+.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format gpu-check bench wheel test-aarch64
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -34,6 +34,9 @@ format:
 	ruff check --fix .
 	ruff format .
 	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+
+gpu-check:  ## what only a CUDA machine can show: twins, sanitizers, times; writes benchmarks/results/gpu-*.json
+	$(PYTHON) tools/gpu_check.py
 
 bench:  ## needs the extra 'bench'; results as JSON with the machine they came from
 	for name in $(BENCHMARKS); do $(PYTHON) benchmarks/bench_$$name.py --json benchmarks/results/$$name.json; done

@@ -53,7 +53,8 @@ def compiled(kernel: str, architecture: int, folder: Path) -> Compiled:
 def wide_loads_in_ptx(kernel: str) -> int:
     """Count the 16-byte loads through the read-only path."""
     ptx = subprocess.run(
-        ["nvcc", *FLAGS, f"-I{ROOT / 'csrc'}", "-arch=compute_75", "-ptx", "-o", "-", str(ROOT / f"csrc/ops/{kernel}.cu")],
+        ["nvcc", *FLAGS, f"-I{ROOT / 'csrc'}", "-arch=compute_75", "-ptx", "-o", "-",
+         str(ROOT / f"csrc/ops/{kernel}.cu")],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     return len(re.findall(r"\bld\.global\.nc\.v4\.(?:u32|b32)\b", ptx))

@@ -156,7 +156,7 @@ class FilmGraph:
             preprocess=uploaded - started,
             gate=perf_counter() - ran,
             network=ran - uploaded,
-            result=back[_RESULT_AT : _RESULT_AT + self._head_bytes],
+            result=back[_RESULT_AT : _RESULT_AT + self._head_bytes].copy(),
         )
 
     def close(self) -> None:

@@ -276,7 +276,7 @@ def test_more_regions_than_come_back(setting, on_cpu):
     for y in range(0, 620, 60):
         for x in range(0, 540, 60):
             film[y : y + 20, x : x + 20] = 255  # 2 x 2 pixels of the map
-    policy = GatePolicy(minimum_polarity=-1, minimum_contrast=0)
+    policy = GatePolicy(enforce=False)  # this is no chest
     with (
         setting.detector(gate_policy=policy) as detector,
         Detector(setting.engine, device="cpu", gate_policy=policy) as expected,
@@ -284,3 +284,60 @@ def test_more_regions_than_come_back(setting, on_cpu):
         found = detector.predict(film)
         assert len(found.regions) > 16
         same(found, expected.predict(film))
+
+
+# --- on a real GPU ---
+
+
+@pytest.fixture
+def gpu_detector(tmp_path, monkeypatch):
+    usable, reason = backends.probe("tensorrt")
+    if not usable:
+        pytest.skip(reason)
+    monkeypatch.setenv("PTXSDK_CACHE", str(tmp_path))
+    with Detector(device="cuda", precision="fp32") as detector:
+        assert isinstance(detector._pipeline, film_graph.FilmGraph)
+        yield detector
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("profile", ["cade", "triage"])
+def test_the_shipped_engine_finds_on_a_gpu_what_it_finds_on_a_cpu(gpu_detector, profile):
+    golden = gpu_detector.engine.golden()
+    with Detector(device="cpu", precision="fp32", profile=profile) as expected:
+        for film in golden:
+            shown = Radiograph.from_array(film.pixels, window=film.window)
+            found, wanted = gpu_detector.predict(shown), expected.predict(shown)
+            assert found.probability == pytest.approx(wanted.probability, abs=2e-3)
+            if profile == "cade":
+                assert len(found.regions) == len(wanted.regions)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_arrays_of_other_libraries_are_used_in_place(gpu_detector, library):
+    arrays = pytest.importorskip(library)
+    film = gpu_detector.engine.golden()[0]
+    host = np.ascontiguousarray(film.pixels)
+    moved = arrays.from_numpy(host.copy()).cuda() if library == "torch" else arrays.asarray(host)
+    window = film.window
+    found = gpu_detector.predict(Radiograph.from_array(moved, window=window))
+    assert found.probability == gpu_detector.predict(Radiograph.from_array(host, window=window)).probability
+
+
+@pytest.mark.gpu
+def test_a_device_that_is_not_there(gpu_detector):
+    with pytest.raises(BackendError) as raised:
+        Detector(device="cuda:999")
+    assert raised.value.code == "backend.unavailable"
+
+
+@pytest.mark.gpu
+def test_a_stream_that_was_destroyed(gpu_detector):
+    film = gpu_detector.engine.golden()[0]
+    shown = Radiograph.from_array(film.pixels, window=film.window)
+    twin = gpu_detector.clone()
+    twin._pipeline._memory.stream.close()
+    with pytest.raises(BackendError):
+        twin.predict(shown)
+    assert gpu_detector.predict(shown).probability >= 0

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: every architecture without a warning, wide loads where they were meant, no spilling."""
+"""What nvcc makes of the kernels: every architecture without a warning, wide loads, sums kept in registers."""
 
 from __future__ import annotations
 
