@@ -1,9 +1,9 @@
-# make demo | test | test-slow | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
+# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict precision batch
 
-.PHONY: demo test test-slow lint lint-tensorrt format gpu-check bench wheel test-aarch64
+.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format gpu-check bench wheel test-aarch64
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -15,6 +15,9 @@ test:  ## install with what the tests need, then run them
 
 test-slow:  ## what is longer than a CI run allows
 	pytest -m slow
+
+dicom-matrix:  ## every way of writing a film as DICOM, read back; needs the extra 'test', and DCMTK for its encoders
+	$(PYTHON) tools/dicom_matrix.py
 
 lint:  ## needs the extra 'lint'
 	ruff check .

@@ -93,6 +93,9 @@ def predict(
     write: Annotated[
         str | None, typer.Option("--write", help="With --out: overlay,json (the default), sc,sr,seg,gsps.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Research: score films that the input gate refuses, and mark the results.")
+    ] = False,
     key: KeyOption = None,
 ) -> None:
     """Score films.
@@ -126,6 +129,7 @@ def predict(
             precision=precision.value,
             operating_point=operating_point,
             profile=profile.value,
+            gate_policy=ptxsdk.GatePolicy(enforce=not force),
         )
     except PtxsdkError as error:
         if not as_json:
@@ -565,6 +569,11 @@ def _print_detection(path: Path, detection: Detection) -> None:
             f"  {region.side or 'side unknown'}  box {region.box}  area {area}  peak {region.probability:.2f}",
             highlight=False,
         )
+    if detection.forced:
+        overridden = "; ".join(
+            f"{check.code}: {check.detail}" for check in detection.quality.checks if check.status == "fail"
+        )
+        console.print(f"  GATE OVERRIDDEN  {_escaped(overridden)}", style="red", highlight=False, soft_wrap=True)
     for warning in detection.quality.warnings:
         console.print(f"  {_escaped(warning)}", style="dim", highlight=False, soft_wrap=True)
     console.print(f"  {DISCLAIMER}", style="dim", highlight=False, soft_wrap=True)

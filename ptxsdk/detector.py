@@ -54,7 +54,7 @@ class Detector:
     profile : {"cade", "triage"}
         What results may show.  "triage": flag and probability, never a location.
     gate_policy : GatePolicy, optional
-        What the input gate lets through.
+        What the input gate lets through; ``GatePolicy(enforce=False)``, for research, marks films it would refuse.
     threads : int
         CPU threads for network and preprocessing; 0: one per core.
     trusted_keys : sequence of bytes, optional
@@ -107,6 +107,7 @@ class Detector:
         self._fallen: tuple[str, ...] = ()
         self._use(backends.load(engine, backend=backend, device=device, precision=precision, threads=threads))
         readers.load()
+        gate.load()
         try:
             self.self_test(vectors=1)
         except (EngineError, BackendError) as error:
@@ -160,7 +161,8 @@ class Detector:
         InputError
             The input is not a film that can be read.
         OutOfScope
-            The input gate refuses the film; it is never scored.
+            The input gate refuses the film; it is never scored.  It names every check that failed: those of the header
+            before any pixel is touched, else those of the picture.
         BackendError
             The network failed or produced numbers that are not finite.
         DetectorError
@@ -172,7 +174,7 @@ class Detector:
             film = readers.read(image)
             header_started = perf_counter()
             checks = gate.check_header(film, self._policy)
-            gate.enforce(checks)
+            self._enforce(checks)
             header_ended = perf_counter()
             with self._lock:
                 self._check_usable()
@@ -376,8 +378,8 @@ class Detector:
 
         def check(shown: npt.NDArray[np.float32]) -> None:
             nonlocal passed
-            passed += gate.check_content(shown, self._policy)
-            gate.enforce(passed)
+            passed = (*checks, *gate.check_content(shown, self._policy))
+            self._enforce(passed)
 
         run = self._run(film, check)
         aggregate_started = perf_counter()
@@ -415,6 +417,10 @@ class Detector:
             mask_logits=_frozen_copy(run.logits()[1]) if locate else None,
             region_threshold=self._engine.manifest.regions.low if locate else None,
         )
+
+    def _enforce(self, checks: tuple[Check, ...]) -> None:
+        if self._policy.enforce:
+            gate.enforce(checks)
 
     def _run(self, film: Radiograph, check: Callable[[npt.NDArray[np.float32]], None]) -> Run:
         """Run the pipeline; under ``device="auto"`` a GPU that fails is left for the CPU, for good."""
