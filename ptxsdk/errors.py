@@ -58,6 +58,12 @@ CODES: dict[str, str] = {
     "build.unavailable": "A package that the build needs is not installed.",
     "writer.failed": "A result could not be written.",
     "writer.profile": "The output profile forbids this result.",
+    "node.option": "An option of the node has a value that it cannot work with.",
+    "node.unavailable": "A package that the node needs is not installed.",
+    "node.listen": "The node cannot listen at this address and port.",
+    "node.spool": "The spool folder cannot be used.",
+    "node.crashed": "The node went down several times while it scored this film.",
+    "node.undeliverable": "A destination did not take the results in the time allowed.",
 }
 
 
@@ -145,3 +151,9 @@ class WriterError(PtxsdkError):
     """A result could not be written; no partial file is left behind."""
 
     family = "writer."
+
+
+class NodeError(PtxsdkError):
+    """The DICOM node cannot run as asked, or could not bring a film's results where they belong."""
+
+    family = "node."
