@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OVERLAY_SUFFIX = ".overlay.png"
+RESULT_SUFFIXES = (OVERLAY_SUFFIX, ".sc.dcm", ".sr.dcm", ".seg.dcm", ".gsps.dcm")
 
 _log = logging.getLogger("ptxsdk.cli")
 
@@ -89,7 +90,9 @@ def predict(
     operating_point: Annotated[str | None, typer.Option("--operating-point", help="By name.")] = None,
     as_json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for what --write names.")] = None,
-    write: Annotated[str | None, typer.Option("--write", help="overlay,json (with --out; default both).")] = None,
+    write: Annotated[
+        str | None, typer.Option("--write", help="With --out: overlay,json (the default), sc,sr,seg,gsps.")
+    ] = None,
     key: KeyOption = None,
 ) -> None:
     """Score films.
@@ -429,20 +432,18 @@ def bench(
 
 
 def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tuple[str, ...]:
-    from ptxsdk.writers import LATER, NAMES
+    from ptxsdk.writers import DEFAULT, NAMES, permitted
 
     if write is not None and out is None:
         raise typer.BadParameter("--write needs --out")
     if write is None:
-        return () if out is None else tuple(n for n in NAMES if n != "overlay" or profile is Profile.cade)
+        return () if out is None else permitted(profile.value, DEFAULT)
     names = tuple(name.strip() for name in write.split(","))
     for name in names:
-        if name in LATER:
-            raise typer.BadParameter(f"--write {name} is not part of this version; it has {', '.join(NAMES)}")
         if name not in NAMES:
-            raise typer.BadParameter(f"--write {name!r} is not one of {', '.join(NAMES + LATER)}")
-    if "overlay" in names and profile is Profile.triage:
-        raise typer.BadParameter("--profile triage shows no location: it cannot write an overlay")
+            raise typer.BadParameter(f"--write {name!r} is not one of {', '.join(NAMES)}")
+        if not permitted(profile.value, (name,)):
+            raise typer.BadParameter(f"--profile triage shows no location: it cannot write {name}")
     return names
 
 
@@ -471,11 +472,11 @@ def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str | PtxsdkError
 
 
 def _is_film(path: Path, folder: Path) -> bool:
-    """Say whether a file found in a folder is one: by suffix or by content; nothing hidden, no index, no overlay."""
+    """Say whether a file found in a folder is one: by suffix or by content; nothing hidden, no index, no result."""
     from ptxsdk import readers
 
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.name == "DICOMDIR" or path.name.endswith(OVERLAY_SUFFIX) or not path.is_file():
+    if hidden or path.name == "DICOMDIR" or path.name.endswith(RESULT_SUFFIXES) or not path.is_file():
         return False
     if path.suffix.lower() in readers.FILM_SUFFIXES:
         return True
@@ -490,8 +491,6 @@ def _predict_one(
     detector: ptxsdk.Detector, path: Path, name: str, out: Path | None, writers: tuple[str, ...]
 ) -> Detection | PtxsdkError:
     from ptxsdk import readers
-    from ptxsdk.writers.json import write_json
-    from ptxsdk.writers.overlay import write_overlay
 
     try:
         started = perf_counter()
@@ -501,10 +500,8 @@ def _predict_one(
         timings = detection.timings
         timings = replace(timings, read=timings.read + read, total=timings.total + read)
         detection = replace(detection, timings=timings)
-        if out is not None and "json" in writers:
-            write_json(out / f"{name}.json", str(path), detection)
-        if out is not None and "overlay" in writers:
-            write_overlay(out / f"{name}{OVERLAY_SUFFIX}", film, detection)
+        if out is not None:
+            _write(detection, film, path, out / name, writers)
     except PtxsdkError as error:
         return error
     except MemoryError:
@@ -513,6 +510,22 @@ def _predict_one(
         _log.exception("unexpected failure")
         return DetectorError("detector.internal", f"unexpected {type(error).__name__}")
     return detection
+
+
+def _write(detection: Detection, film: ptxsdk.Radiograph, path: Path, stem: Path, writers: tuple[str, ...]) -> None:
+    """Write what was asked for, beside each other, under the name that the film's results have."""
+    from ptxsdk.writers import DICOM, dicom_objects, write_dicom
+    from ptxsdk.writers.json import write_json
+    from ptxsdk.writers.overlay import write_overlay
+
+    formats = [name for name in DICOM if name in writers]
+    objects = dicom_objects(detection, film, formats) if formats else {}
+    if "json" in writers:
+        write_json(stem.with_name(f"{stem.name}.json"), str(path), detection)
+    if "overlay" in writers:
+        write_overlay(stem.with_name(f"{stem.name}{OVERLAY_SUFFIX}"), film, detection)
+    for name, dataset in objects.items():
+        write_dicom(stem.with_name(f"{stem.name}.{name}.dcm"), dataset)
 
 
 def _progress(

@@ -162,6 +162,8 @@ class Detection:
         Between the film and the map.
     mask_logits : ndarray, shape (rows, columns) of ``geometry.target``, float32, or None
         The map as logits; read-only; None in the triage profile.
+    region_threshold : float or None
+        Mask probability at and above which a pixel of the map belongs to a region; None in the triage profile.
     """
 
     probability: float
@@ -177,6 +179,7 @@ class Detection:
     timings: Timings = field(compare=False)
     geometry: Geometry
     mask_logits: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    region_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:

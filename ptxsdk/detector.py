@@ -412,6 +412,7 @@ class Detector:
             ),
             geometry=geometry,
             mask_logits=_frozen_copy(mask) if locate else None,
+            region_threshold=self._engine.manifest.regions.low if locate else None,
         )
 
     def _preprocess(self, pixels: npt.NDArray[np.generic], display: Display) -> Geometry:

@@ -8,7 +8,8 @@ import pytest
 from made import make_chest
 
 from ptxsdk import Detector, Radiograph, WriterError
-from ptxsdk.writers.overlay import _percent, render_overlay, write_overlay
+from ptxsdk.writers.drawing import percent
+from ptxsdk.writers.overlay import render_overlay, write_overlay
 
 BLOB = (250, 150, 60)
 
@@ -94,7 +95,7 @@ def test_triage_has_no_overlay(tiny_engine, film, tmp_path):
 
 
 def test_a_percentage_is_never_rounded_to_certainty():
-    assert [_percent(p) for p in (0.0, 0.004, 0.123, 0.5, 0.992, 1.0)] == [
+    assert [percent(p) for p in (0.0, 0.004, 0.123, 0.5, 0.992, 1.0)] == [
         "<1 %",
         "<1 %",
         "12 %",
