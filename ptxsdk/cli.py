@@ -22,6 +22,7 @@ import typer
 import ptxsdk
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.node import command as node_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -429,6 +430,9 @@ def bench(
             for stage, entry in report["stages_ms"].items()
         ],
     )
+
+
+node_commands.add_to(app)
 
 
 def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ptxsdk.detection import Profile
 from ptxsdk.errors import NodeError
+from ptxsdk.writers import DICOM, permitted
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FORMATS = ("sc", "sr", "seg")
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,16 @@ class NodeConfig:
         Where to listen for DICOM; no port: no DICOM comes in.
     watch : Path or None
         Folder to take films from.
+    remove_dropped : bool
+        Remove a file from it once the queue has it.
+    settle_seconds : float
+        A file there must stand still so long before it is taken.
     forward : tuple of Peer
         Where results go by C-STORE.
     out : Path or None
         Folder where results are left.
     formats : tuple of str
-        Results, of "sc", "sr" and "seg".
+        Results, of "sc", "sr", "seg" and "gsps"; empty: the first three, as far as the profile permits them.
     profile : {"cade", "triage"}
         What results may show.
     allow : tuple of str
@@ -141,9 +145,11 @@ class NodeConfig:
     host: str = "127.0.0.1"
     port: int | None = None
     watch: Path | None = None
+    remove_dropped: bool = False
+    settle_seconds: float = 2.0
     forward: tuple[Peer, ...] = ()
     out: Path | None = None
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = ()
     profile: Profile = "cade"
     allow: tuple[str, ...] = ()
     tls: Tls | None = field(default=None, repr=False)
@@ -166,10 +172,13 @@ class NodeConfig:
         check_aet(self.aet)
         for aet in self.allow:
             check_aet(aet)
-        if unknown := [name for name in self.formats if name not in FORMATS]:
-            raise NodeError("node.option", f"format {unknown[0]!r} is not one of {', '.join(FORMATS)}")
         if not self.formats:
-            raise NodeError("node.option", "no format of results is chosen")
+            object.__setattr__(self, "formats", permitted(self.profile, ("sc", "sr", "seg")))
+        for name in self.formats:
+            if name not in DICOM:
+                raise NodeError("node.option", f"format {name!r} is not one of {', '.join(DICOM)}")
+            if not permitted(self.profile, (name,)):
+                raise NodeError("node.option", f"the profile {self.profile} shows no location, so no {name}")
         if not self.forward and self.out is None:
             raise NodeError("node.option", "results have nowhere to go: name --forward or --out")
         if self.forward_tls and self.tls is None:

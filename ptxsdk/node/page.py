@@ -29,7 +29,7 @@ _STATES = {
 
 def static(name: str) -> bytes:
     """Return the content of a file in `STATIC`."""
-    return resources.files("ptxsdk.node").joinpath("static", name).read_bytes()
+    return resources.files("ptxsdk.node").joinpath("static").joinpath(name).read_bytes()
 
 
 def films_page(films: Sequence[Film], counts: Mapping[str, int]) -> str:

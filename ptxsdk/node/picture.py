@@ -39,16 +39,15 @@ def encode(film: Radiograph, *, longest_side: int = LONGEST_SIDE) -> bytes:
     values, geometry = preprocess(film.pixels, display=display, size=size)
     x0, y0, x1, y1 = geometry.content
     shown = np.rint(values[y0:y1, x0:x1] * 65535).astype("<u2")
-    return HEADER.pack(*shown.shape, *film.shape, low, high) + shown.tobytes()
+    pixels: bytes = shown.tobytes()
+    return HEADER.pack(*shown.shape, *film.shape, low, high) + pixels
 
 
 def _whole_range(film: Radiograph) -> tuple[Display, int, int]:
     """Return a display over all values of the film, and where its own window lies in it, 0..65535."""
     display = film.display
-    linear = isinstance(display.voi, Window) and display.voi.function != "SIGMOID"
-    if not linear or display.modality_lut is not None:
+    if not isinstance(display.voi, Window) or display.voi.function == "SIGMOID" or display.modality_lut is not None:
         return display, 0, 65535
-    assert isinstance(display.voi, Window)
     ends = sorted(float(end) * display.slope + display.intercept for end in (film.pixels.min(), film.pixels.max()))
     low, high = display.voi.bounds
     bottom, top = min(ends[0], low), max(ends[1], high)

@@ -184,7 +184,7 @@ class Listener:
         return SUCCESS, outcome, token, len(content)
 
 
-def _peer(association: Any) -> dict[str, str]:
+def _peer(association: Any) -> dict[str, Any]:
     return {"peer": association.requestor.address_info.address, "aet": association.requestor.ae_title.strip()}
 
 
@@ -261,14 +261,14 @@ class _Server(ThreadedAssociationServer):
         except OSError:
             self.limits.metrics.add("ptxsdk_associations_total", outcome="no_handshake")
             log("association", level=logging.WARNING, outcome="no_handshake", peer=client_address[0])
-        except Exception:  # noqa: BLE001 - one association's trouble is not the node's
+        except Exception:  # one association's trouble is not the node's
             logging.getLogger("ptxsdk.node").exception("association_broke")
         finally:
             self.limits.leave(client_address[0])
             self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logging.getLogger("ptxsdk.node").exception("association_broke")
+        log("association_broke", level=logging.ERROR)
 
 
 class _Handler(RequestHandler):
@@ -328,6 +328,7 @@ class _Dimse(DIMSEServiceProvider):
         self._size = 0
         self._deadline = 0.0
         self._refused = False
+        self.message: Any = None
 
     def receive_primitive(self, primitive: Any) -> None:
         if self._refused:

@@ -1,4 +1,4 @@
-"""Sender: brings results from the store to one destination, a DICOM peer or a folder, again and again until they are in.
+"""Sender: brings results from the store to one destination, a DICOM peer or a folder, until they are there.
 
 A destination that cannot be reached holds up nothing but itself: it is tried again after a wait that doubles, with
 jitter, up to a limit.  A film that a destination refuses waits by itself, and the films behind it go ahead.
@@ -22,6 +22,7 @@ from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.log import event as log
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import Film, Store
+from ptxsdk.writers import DICOM
 
 _BATCH = 25
 _DUPLICATE_INSTANCE = 0x0111
@@ -80,7 +81,7 @@ class Sender(threading.Thread, ABC):
                     again_in=round(seconds, 1),
                 )
                 self._stopping.wait(seconds)
-            except Exception:  # noqa: BLE001 - the results are in the store; this thread must go on
+            except Exception:  # the results are in the store; this thread must go on
                 logging.getLogger("ptxsdk.node").exception("sender_trouble")
                 failures += 1
                 self._stopping.wait(self._delay(failures))
@@ -114,10 +115,8 @@ class Sender(threading.Thread, ABC):
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many nodes do not call at once
 
     def _files(self, film: Film) -> list[Path]:
-        """Return the film's results, the picture that every viewer shows first."""
-        order = {"sc": 0, "sr": 1, "seg": 2}
-        files = self._store.result_path(film.token).iterdir()
-        return sorted(files, key=lambda path: (order.get(path.stem, 9), path.name))
+        """Return the film's results; first the picture, which every viewer shows."""
+        return sorted(self._store.result_path(film.token).iterdir(), key=lambda path: DICOM.index(path.stem))
 
 
 class DicomSender(Sender):
@@ -130,6 +129,7 @@ class DicomSender(Sender):
         from pynetdicom import AE
         from pynetdicom.sop_class import (
             Comprehensive3DSRStorage,
+            GrayscaleSoftcopyPresentationStateStorage,
             SecondaryCaptureImageStorage,
             SegmentationStorage,
         )
@@ -139,7 +139,13 @@ class DicomSender(Sender):
         entity = AE(ae_title=config.aet)
         entity.connection_timeout = entity.acse_timeout = config.idle_seconds
         entity.network_timeout = entity.dimse_timeout = 2 * config.idle_seconds  # a PACS may be slow to answer
-        for sop_class in (SecondaryCaptureImageStorage, Comprehensive3DSRStorage, SegmentationStorage):
+        kinds = {
+            "sc": SecondaryCaptureImageStorage,
+            "sr": Comprehensive3DSRStorage,
+            "seg": SegmentationStorage,
+            "gsps": GrayscaleSoftcopyPresentationStateStorage,
+        }
+        for sop_class in kinds.values():
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._entity = entity
         self._tls: tuple[Any, str] | None = None

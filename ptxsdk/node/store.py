@@ -328,7 +328,8 @@ class Store:
                     (json.dumps(result, allow_nan=False), film.id),
                 )
                 self._database.executemany(
-                    "INSERT INTO deliveries (film, destination) VALUES (?,?)", [(film.id, name) for name in destinations]
+                    "INSERT INTO deliveries (film, destination) VALUES (?,?)",
+                    [(film.id, name) for name in destinations],
                 )
                 self._claimed.discard(film.id)
         except (OSError, sqlite3.Error) as error:
@@ -531,8 +532,9 @@ class Store:
 
 
 def _film(row: Sequence[Any]) -> Film:
-    *values, result, files = row
-    return Film(*values, result=json.loads(result) if result else None, files=bool(files))
+    result = json.loads(row[-2]) if row[-2] else None
+    fields = [*row[:-2], result, bool(row[-1])]
+    return Film(*fields)
 
 
 def _lock_folder(folder: Path) -> int:

@@ -56,6 +56,7 @@ class Watcher(threading.Thread):
         self._store, self._metrics, self._stopping = store, metrics, stopping
         self._remove, self._settle = remove, settle_seconds
         self._still: dict[str, tuple[str, float]] = {}
+        self.readable = True
 
     def run(self) -> None:
         """Look through the folder until told to stop."""
@@ -69,6 +70,9 @@ class Watcher(threading.Thread):
     def look(self) -> None:
         """Look through the folder once."""
         present: set[str] = set()
+        self.readable = self._folder.is_dir()
+        if not self.readable:  # a share that is away: what is known of its files stays known
+            return
         for path in sorted(self._folder.rglob("*")):
             if self._stopping.is_set():
                 return
@@ -108,9 +112,9 @@ class Watcher(threading.Thread):
         if size > self._max_bytes:
             return "too_large", ""
         content = path.read_bytes()
+        if content[128:132] != b"DICM":
+            return "not_understood", ""
         try:
-            if content[128:132] != b"DICM":
-                raise InputError("input.unknown_format", "the file is not a DICOM file")
             return self._store.put(content, instance_uid(content), "folder")
         except InputError as error:
             log("not_understood", level=logging.WARNING, code=error.code)

@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._html(404, page.message_page("there is no such page"))
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the name is the base class's
 
     def _film(self, token: str, *, pixels: bool) -> None:
         film = self.server.store.find(token)

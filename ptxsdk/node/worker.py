@@ -7,18 +7,19 @@ import logging
 import sqlite3
 import threading
 import time
+from datetime import datetime
 from typing import Any
 
 import ptxsdk
 from ptxsdk import readers
 from ptxsdk.errors import BackendError, DetectorError, InputError, PtxsdkError, WriterError
 from ptxsdk.node.config import NodeConfig
-from ptxsdk.node.instance import instance_uid
 from ptxsdk.node.log import event as log
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import MAX_ATTEMPTS, Film, Store
 
 _PAUSE = 2.0
+_SEED = "node"
 
 
 class Worker(threading.Thread):
@@ -65,7 +66,7 @@ class Worker(threading.Thread):
         started = time.monotonic()
         error: PtxsdkError | None = None
         try:
-            result, objects = self._score(self._store.read(film))
+            result, objects = self._score(film)
         except PtxsdkError as found:
             error = found
         except MemoryError:
@@ -99,25 +100,22 @@ class Worker(threading.Thread):
         self._metrics.add("ptxsdk_films_total", outcome=outcome, code="")
         log("scored", film=film.token, outcome=outcome, objects=sorted(objects), seconds=round(seconds, 4))
 
-    def _score(self, content: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Return the detection and the DICOM files that go to the destinations."""
+    def _score(self, film: Film) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the detection and the DICOM files that go to the destinations.
+
+        The seed makes the same film, engine and configuration give the same instances: a PACS knows what it has.
+        """
         from ptxsdk.writers import dicom_objects
 
-        film = readers.read(content)
-        detection = self._detector.predict(film)
-        # The same film, engine and configuration give the same instances: a PACS knows what it has already.
-        seed = "|".join(
-            (
-                instance_uid(content),
-                detection.engine.sha256,
-                detection.profile,
-                detection.operating_point.name,
-                detection.backend,
-                detection.precision,
-                ptxsdk.__version__,
-            )
+        radiograph = readers.read(self._store.read(film))
+        detection = self._detector.predict(radiograph)
+        datasets = dicom_objects(
+            detection,
+            radiograph,
+            self._config.formats,
+            uid_seed=_SEED,
+            created=datetime.fromtimestamp(film.received),  # noqa: DTZ006 - DICOM's times are local
         )
-        datasets = dicom_objects(detection, film, formats=self._config.formats, uid_seed=seed)
         return detection.to_dict(), {f"{name}.dcm": _encoded(dataset) for name, dataset in datasets.items()}
 
 
