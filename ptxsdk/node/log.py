@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 import warnings
 from typing import TextIO
@@ -66,3 +67,10 @@ def start(stream: TextIO | None = None) -> None:
         foreign.setLevel(logging.CRITICAL + 1)
         foreign.propagate = False
     warnings.simplefilter("ignore")
+    threading.excepthook = _thread_broke
+
+
+def _thread_broke(broken: threading.ExceptHookArgs) -> None:
+    """Log that a thread ended by an exception: pynetdicom's do where a peer breaks the protocol."""
+    kind = broken.exc_type.__name__
+    event("thread_broke", level=logging.WARNING, thread=broken.thread.name if broken.thread else "", exception=kind)

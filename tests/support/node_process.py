@@ -143,9 +143,7 @@ class Node:
                 self.log.append({"event": "not JSON", "text": line})
 
     def events(self, name, **fields):
-        return [
-            entry for entry in list(self.log) if entry["event"] == name and fields.items() <= entry.items()
-        ]
+        return [entry for entry in list(self.log) if entry["event"] == name and fields.items() <= entry.items()]
 
     def url(self, path="/"):
         return f"http://127.0.0.1:{self.http}{path}"
@@ -239,9 +237,7 @@ class Orthanc:
         def value(entry, tag):
             return entry[tag]["Value"][0]
 
-        return [
-            (value(e, "00080060"), value(e, "0020000D"), value(e, "0020000E"), value(e, "00080018")) for e in found
-        ]
+        return [(value(e, "00080060"), value(e, "0020000D"), value(e, "0020000E"), value(e, "00080018")) for e in found]
 
     def file(self, sop_instance_uid):
         import pydicom
