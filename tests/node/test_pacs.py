@@ -89,7 +89,7 @@ def test_a_kill_in_the_middle_of_fifty_films_loses_and_doubles_nothing(pacs, eng
     assert storescu(node.port, paths)[0] == 0
     kills = 0
     for share in (5, 15, 25):  # in the middle of scoring, and of sending
-        wait_for(lambda share=share: node.health()["queue"]["done"] >= share, 60, f"{share} films done")
+        node.wait_done(share, 60)
         before = node.health()["queue"]
         node.kill()
         node.process.stderr.close()
