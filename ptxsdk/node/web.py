@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "ptxsdk", ""
-    timeout = 10
+    timeout = 5  # seconds without a request
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
