@@ -24,6 +24,8 @@ from ptxsdk.errors import (
 from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window
+from ptxsdk.readers import read
+from ptxsdk.writers import dicom_objects, write_dicom
 
 __version__ = "0.1.0"
 
@@ -54,6 +56,9 @@ __all__ = [
     "Window",
     "WriterError",
     "__version__",
+    "dicom_objects",
+    "read",
+    "write_dicom",
 ]
 
 logging.getLogger("ptxsdk").addHandler(logging.NullHandler())

@@ -176,6 +176,39 @@ def test_triage_writes_no_location(folder):
     assert json.loads((out / "a.png.json").read_text())["regions"] == []
 
 
+def test_dicom_results_stand_beside_each_other(folder):
+    from dicom_files import content
+    from dicom_results import chest_dataset
+
+    (folder / "c.dcm").write_bytes(content(chest_dataset()))
+    out = folder / "out"
+    result = predict(folder, folder / "c.dcm", "--out", out, "--write", "overlay,json,sc,sr,seg,gsps", "--json")
+    assert result.exit_code == 0, result.output
+    names = ["c.dcm.gsps.dcm", "c.dcm.json", "c.dcm.overlay.png", "c.dcm.sc.dcm", "c.dcm.seg.dcm", "c.dcm.sr.dcm"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    again = predict(folder, out, folder / "c.dcm", "--json")  # results are no films
+    assert [line.get("error", {}).get("code") for line in lines(again)] == ["input.not_found", None]
+
+
+def test_in_triage_the_permitted_dicom_results_are_written(folder):
+    from dicom_files import content
+    from dicom_results import chest_dataset
+
+    (folder / "c.dcm").write_bytes(content(chest_dataset()))
+    out = folder / "out"
+    result = predict(folder, folder / "c.dcm", "--profile", "triage", "--out", out, "--write", "json,sc,sr")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["c.dcm.json", "c.dcm.sc.dcm", "c.dcm.sr.dcm"]
+
+
+def test_dicom_results_of_a_picture_fail_and_leave_nothing(folder):
+    out = folder / "out"
+    result = predict(folder, folder / "films" / "a.png", "--out", out, "--write", "json,sc", "--json")
+    assert result.exit_code == 1
+    assert lines(result)[0]["error"]["code"] == "writer.source"
+    assert list(out.iterdir()) == []
+
+
 def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
     result = predict(folder, folder / "films")
     assert result.exit_code == 0

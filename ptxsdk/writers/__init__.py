@@ -77,6 +77,7 @@ def dicom_objects(
         often they are made.  Without one they are new at every call.
     created : datetime, optional
         Date and time of the objects.  Default: now; with a seed the film's own, so that it is the same every time.
+        Who makes a result again and remembers when it was first made should say so here.
 
     Returns
     -------

@@ -11,9 +11,10 @@ import re
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import ptxsdk
+from ptxsdk import gate
 from ptxsdk.detection import Detection
 from ptxsdk.errors import WriterError
 from ptxsdk.radiograph import Radiograph
@@ -45,8 +46,10 @@ _FORMS = {
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII),
     "UI": re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII),
     "CS": re.compile(r"[A-Z0-9_ ]{1,16}", re.ASCII),
+    "DS": re.compile(r"(?=.{1,16}$)[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII),
 }
 _SEXES = ("M", "F", "O")
+_LONGEST = 1024  # characters; no name or identifier may have as many, whatever its kind
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Origin:
             dataset.SpecificCharacterSet = self.header.charset
         elif "SpecificCharacterSet" in dataset:
             del dataset.SpecificCharacterSet
-        dataset.BodyPartExamined = "CHEST"
+        self._add_body_part(dataset)
         dataset.ContributingEquipmentSequence = self._equipment()
         day, clock = self.created.strftime("%Y%m%d"), self.created.strftime("%H%M%S.%f")
         for name in ("InstanceCreation", "Content", "PresentationCreation"):
@@ -182,6 +185,16 @@ class Origin:
         dataset.file_meta.ImplementationVersionName = f"PTXSDK_{ptxsdk.__version__}"[:16]
         return dataset
 
+    def _add_body_part(self, dataset: Any) -> None:
+        """Say "CHEST", which has no laterality; another part, scored against the gate, as the film says it."""
+        part = self.header.text("BodyPartExamined")
+        if not part or any(word in part for word in ("CHEST", "THORAX", "LUNG", "PULMON")):
+            dataset.BodyPartExamined = "CHEST"
+            return
+        dataset.BodyPartExamined = part
+        if dataset.Modality != "SEG":  # whose frames would say it
+            dataset.Laterality = self.header.text("Laterality")
+
     def _equipment(self) -> list[Any]:
         """Return the items of Contributing Equipment: what took the film, and what made the object."""
         import highdicom
@@ -189,13 +202,12 @@ class Origin:
         from pydicom.sr.codedict import codes
 
         items = []
-        maker = self.header.text("Manufacturer")
+        maker, model = (
+            self.header.text(keyword).replace("\\", "/")[:64] for keyword in ("Manufacturer", "ManufacturerModelName")
+        )
         if maker:
-            model = self.header.text("ManufacturerModelName")
             items.append(
-                ContributingEquipment(
-                    maker[:64], codes.DCM.AcquisitionEquipment, manufacturer_model_name=model[:64] or None
-                )
+                ContributingEquipment(maker, codes.DCM.AcquisitionEquipment, manufacturer_model_name=model or None)
             )
         ours = ContributingEquipment(
             MANUFACTURER,
@@ -224,7 +236,8 @@ class Header:
     Attributes
     ----------
     charset : list of str
-        Specific Character Set of what is copied: the film's, if it can express it, else UTF-8; empty for ASCII.
+        Specific Character Set of what is copied.  It is the film's, and where the film declares none its bytes stay as
+        they are; only text of a Dataset in memory that the film's cannot express makes it UTF-8.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -235,10 +248,15 @@ class Header:
         self._known = all(term in python_encoding for term in terms)
         self._encodings = [python_encoding[term] for term in terms] if self._known else ["ascii"]
         copied = (*_ALWAYS, *_IF_PRESENT, "Manufacturer", "ManufacturerModelName")
-        if all(self.text(keyword).isascii() for keyword in copied):
-            self.charset = terms if self._known and any(terms) else []
+        foreign = [keyword for keyword in copied if not self.text(keyword).isascii()]
+        undeclared = not any(terms)
+        if not foreign:
+            self.charset = terms if self._known and not undeclared else []
+        elif all(isinstance(self._value(keyword), bytes) for keyword in foreign):
+            self.charset = [] if undeclared else terms
         else:
-            self.charset = terms if any(terms) and all(map(self._expresses, copied)) else ["ISO_IR 192"]
+            kept = not undeclared and all(map(self._expresses, foreign))
+            self.charset = terms if kept else ["ISO_IR 192"]
 
     def text(self, keyword: str) -> str:
         """Return the value as text, empty where there is none that can be read."""
@@ -250,7 +268,8 @@ class Header:
             good = _FORMS[vr].fullmatch(found) and (keyword != "PatientSex" or found in _SEXES)
             return found if good else ""
         value = self._value(keyword)
-        return self._decoded(value) if isinstance(value, bytes) else "" if value is None else str(value).strip(" \0")
+        text = self._decoded(value) if isinstance(value, bytes) else "" if value is None else str(value).strip(" \0")
+        return text if len(text) <= _LONGEST else ""
 
     def element(self, keyword: str) -> Any:
         """Return a copy of the element, empty where its value cannot be read."""
@@ -259,17 +278,9 @@ class Header:
         from pydicom.dataelem import DataElement
         from pydicom.valuerep import PersonName
 
-        vr, text, value = dictionary_VR(keyword), self.text(keyword), self._value(keyword)
-        copied: Any = text
-        if vr == "PN" and text:
-            # The bytes stay as they are where the character set does.
-            kept = isinstance(value, bytes) and self.charset != ["ISO_IR 192"]
-            copied = PersonName(
-                cast("bytes", value).strip(b" \0") if kept else text,
-                self._encodings if kept else None,
-                validation_mode=config.IGNORE,
-            )
-        return DataElement(keyword, vr, copied, validation_mode=config.IGNORE)
+        vr, text = dictionary_VR(keyword), self.text(keyword)
+        value = PersonName(text, validation_mode=config.IGNORE) if vr == "PN" else text
+        return DataElement(keyword, vr, value, validation_mode=config.IGNORE)
 
     def _value(self, keyword: str) -> Any:
         """Return the value as it is held: bytes where pydicom has not converted it, several as they are encoded."""
@@ -300,8 +311,8 @@ class Header:
 
     def _expresses(self, keyword: str) -> bool:
         """Say whether the declared character set holds the value: it does what was encoded in it."""
-        if not self._known or isinstance(self._value(keyword), bytes):
-            return self._known
+        if isinstance(self._value(keyword), bytes):
+            return True
         try:
             self.text(keyword).encode(self._encodings[0])
         except UnicodeError:
@@ -319,8 +330,21 @@ def _stand_in(header: Header, film: Radiograph) -> Any:
         if not value:
             raise WriterError("writer.source", f"the film has no valid {keyword}, which DICOM results refer to")
         setattr(source, keyword, value)
+    radiographs = (
+        gate.COMPUTED_RADIOGRAPHY,
+        gate.DIGITAL_X_RAY,
+        gate.DIGITAL_X_RAY_FOR_PROCESSING,
+        gate.SECONDARY_CAPTURE,
+    )
+    if source.SOPClassUID not in radiographs:
+        raise WriterError("writer.source", "DICOM results are made of CR, DX and Secondary Capture objects only")
     source.Modality = header.text("Modality") or "OT"
     source.Rows, source.Columns = film.shape
+    if header.text("LossyImageCompression") == "01":
+        source.LossyImageCompression = "01"
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if header.text(keyword):
+                setattr(source, keyword, header.text(keyword))
     source.SamplesPerPixel = 1
     for keyword in _ALWAYS:
         setattr(source, keyword, "")

@@ -9,6 +9,7 @@ import numpy as np
 from ptxsdk.radiograph import Display, LookupTable
 from ptxsdk.writers import notices
 from ptxsdk.writers.instance import Origin
+from ptxsdk.writers.outline import closed_outline
 from ptxsdk.writers.segmentation import AMBER, label
 
 
@@ -33,7 +34,7 @@ def presentation_state(origin: Origin) -> Any:
     graphics = [
         pr.GraphicObject(
             pr.GraphicTypeValues.POLYLINE,
-            np.array([*region.outline, region.outline[0]]),
+            closed_outline(region),
             pr.AnnotationUnitsValues.PIXEL,
             tracking_id=f"pneumothorax {number}",
             tracking_uid=origin.uid("region", str(number)),
@@ -41,7 +42,12 @@ def presentation_state(origin: Origin) -> Any:
         for number, region in enumerate(detection.regions, 1)
     ]
     texts = [
-        pr.TextObject(label(region, number), pr.AnnotationUnitsValues.PIXEL, anchor_point=region.box[:2])
+        pr.TextObject(
+            label(region, number),
+            pr.AnnotationUnitsValues.PIXEL,
+            anchor_point=region.box[:2],
+            anchor_point_visible=False,
+        )
         for number, region in enumerate(detection.regions, 1)
     ]
     texts.append(
@@ -69,24 +75,40 @@ def presentation_state(origin: Origin) -> Any:
 
 
 def _modality(display: Display) -> Any | None:
+    """Return the film's modality transform; None for the identity."""
     from highdicom import ModalityLUT, ModalityLUTTransformation
+    from pydicom.valuerep import format_number_as_ds
 
     if display.modality_lut is not None:
-        table = display.modality_lut
-        return ModalityLUTTransformation(
-            modality_lut=ModalityLUT("US", table.first, np.clip(table.entries, 0, 65535).astype(np.uint16))
-        )
+        entries = np.clip(np.rint(display.modality_lut.entries), 0, 65535).astype(np.uint16)
+        lut = _starting_at(ModalityLUT("US", 0, entries), display.modality_lut.first)
+        return ModalityLUTTransformation(modality_lut=lut)
     if (display.slope, display.intercept) == (1, 0):
         return None
-    return ModalityLUTTransformation(display.intercept, display.slope, "US")
+    made = ModalityLUTTransformation(display.intercept, display.slope, "US")
+    made.RescaleIntercept = format_number_as_ds(display.intercept)
+    made.RescaleSlope = format_number_as_ds(display.slope)
+    return made
 
 
 def _voi(display: Display) -> Any:
+    """Return the VOI transform that the film was scored with, be it the film's own or estimated."""
     from highdicom import VOILUT
     from highdicom.pr import SoftcopyVOILUTTransformation
 
     if isinstance(display.voi, LookupTable):
-        entries = np.rint(display.voi.entries * 65535).astype(np.uint16)
-        return SoftcopyVOILUTTransformation(voi_luts=[VOILUT(display.voi.first, entries)])
+        entries = np.rint(np.clip(display.voi.entries, 0, 1) * 65535).astype(np.uint16)
+        return SoftcopyVOILUTTransformation(voi_luts=[_starting_at(VOILUT(0, entries), display.voi.first)])
     window = display.voi
     return SoftcopyVOILUTTransformation(window.center, window.width, voi_lut_function=window.function)
+
+
+def _starting_at(lut: Any, first: int) -> Any:
+    """Set the first value mapped, which highdicom takes from 0 on only; a negative one makes the descriptor signed."""
+    from pydicom.dataelem import DataElement
+
+    count, _, bits = lut.LUTDescriptor
+    if first < 0:
+        count = count - 65536 if count > 32767 else count  # the same 16 bits: the count is read unsigned (C.11.1.1)
+    lut["LUTDescriptor"] = DataElement("LUTDescriptor", "SS" if first < 0 else "US", [count, first, bits])
+    return lut

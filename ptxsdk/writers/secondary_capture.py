@@ -104,5 +104,6 @@ def _burned_in(image: Any, origin: Origin, *, shows_film: bool) -> None:
     said = origin.header.text("BurnedInAnnotation")
     if said in ("YES", "NO"):
         image.BurnedInAnnotation = said
-    if origin.header.text("LossyImageCompression") == "01":
-        image.LossyImageCompression = "01"
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if keyword in origin.source:
+            image[keyword] = origin.source[keyword]

@@ -84,7 +84,7 @@ def segmentation(origin: Origin) -> Any:
 
 def label(region: Region, number: int) -> str:
     """Return the name of a region for people."""
-    return f"Pneumothorax {number}" + ("" if region.side is None else f", {region.side}")
+    return f"Suspected pneumothorax {number}" + ("" if region.side is None else f", {region.side}")
 
 
 def region_masks(detection: Detection) -> list[tuple[tuple[slice, slice], Mask]]:
@@ -151,10 +151,8 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
 def _logit(probability: float) -> np.float32:
     """Return the smallest float32 whose sigmoid reaches the probability, as ``csrc/ops/aggregate.hpp`` has it."""
     exact = float(np.log(probability / (1 - probability)))
-    logit = np.float32(exact)
-    if float(logit) < exact:
-        logit = np.nextafter(logit, np.float32(np.inf))
-    return logit
+    logit: np.float32 = np.float32(exact)
+    return logit if float(logit) >= exact else np.float32(np.nextafter(logit, np.float32(np.inf)))
 
 
 def _add_site(description: Any, region: Region) -> None:

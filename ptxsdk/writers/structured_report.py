@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ptxsdk.detection import Region
 from ptxsdk.writers import codes as concepts
 from ptxsdk.writers import notices
 from ptxsdk.writers.instance import MANUFACTURER, Origin
+from ptxsdk.writers.outline import closed_outline
 
 
 def structured_report(origin: Origin, segmentation: Any | None = None) -> Any:
@@ -99,9 +98,7 @@ def _film(origin: Origin) -> Any:
             sr.SourceImageForMeasurementGroup(origin.source.SOPClassUID, origin.source.SOPInstanceUID),
         ],
     )
-    group[0].ContentSequence.extend(
-        sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS) for text in notices(detection)
-    )
+    _comment(group, *notices(detection))
     return group
 
 
@@ -118,10 +115,10 @@ def _region(origin: Origin, region: Region, number: int, segmentation: Any | Non
     source = (origin.source.SOPClassUID, origin.source.SOPInstanceUID)
     where: dict[str, Any]
     if segmentation is None:
-        closed = np.array([*region.outline, region.outline[0]])
-        where = {
-            "referenced_region": sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, closed, sr.SourceImageForRegion(*source))
-        }
+        outline = sr.ImageRegion(
+            sr.GraphicTypeValues.POLYLINE, closed_outline(region), sr.SourceImageForRegion(*source)
+        )
+        where = {"referenced_region": outline}
     else:
         segment = sr.ReferencedSegmentationFrame(
             segmentation.SOPClassUID,
@@ -133,7 +130,7 @@ def _region(origin: Origin, region: Region, number: int, segmentation: Any | Non
         # Either the frame or the segment may be named, not both (PS3.3 table 10-3); highdicom writes both.
         del segment[0].ReferencedSOPSequence[0].ReferencedFrameNumber
         where = {"referenced_segment": segment}
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(origin.uid("region", str(number)), f"pneumothorax {number}"),
         finding_type=concepts.PNEUMOTHORAX,
         finding_sites=[sr.FindingSite(concepts.LUNG, laterality=side)],
@@ -144,3 +141,15 @@ def _region(origin: Origin, region: Region, number: int, segmentation: Any | Non
         ],
         **where,
     )
+    if region.area_mm2 is not None and origin.film.spacing_source == "ImagerPixelSpacing":
+        _comment(group, "area at the detector, magnified")
+    return group
+
+
+def _comment(group: Any, *texts: str) -> None:
+    """Add remarks to a group."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    for text in texts:
+        group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS))
