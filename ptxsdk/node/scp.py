@@ -40,8 +40,7 @@ SOP_CLASSES = (
     DigitalXRayImageStorageForPresentation,
     SecondaryCaptureImageStorage,
 )
-# Explicit little endian first: of what a peer offers for one context, the first it names of these is taken.
-TRANSFER_SYNTAXES = sorted({*NATIVE, RLE, *CODESTREAMS}, key=lambda uid: (uid != "1.2.840.10008.1.2.1", uid))
+TRANSFER_SYNTAXES = sorted({*NATIVE, RLE, *CODESTREAMS})  # of what a caller offers, the first it names is taken
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 

@@ -263,9 +263,11 @@ GARBAGE = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage(node, kind):
+    before = node.most_memory()
     with connect(node) as peer:
         peer.sendall(GARBAGE[kind])
         assert closed_within(peer, IDLE + 5), kind
+    assert node.most_memory() - before < 1 << 30
     still_serves(node, 300 + list(GARBAGE).index(kind))
 
 

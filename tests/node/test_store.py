@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -85,6 +87,19 @@ def test_a_film_sent_twice_is_taken_once(store, folder):
     assert store.put(b"film", "1.2", "AET") == ("duplicate", token)
     assert store.put(b"other", "1.2", "AET") == ("conflict", token)
     assert store.read(store.claim()) == b"film"
+    assert len(dicom_files(folder)) == 1
+
+
+def test_a_film_sent_twice_at_a_time_is_taken_once(store, folder):
+    barrier = threading.Barrier(8)
+
+    def put(_):
+        barrier.wait()
+        return store.put(b"film", "1.2", "AET")[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = sorted(pool.map(put, range(8)))
+    assert outcomes == ["duplicate"] * 7 + ["new"]
     assert len(dicom_files(folder)) == 1
 
 

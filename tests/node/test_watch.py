@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import time
 
 import pytest
 from made import make_chest
@@ -54,13 +54,15 @@ def test_a_film_that_is_still_being_written_is_left_alone(engine_file, tmp_path,
     hidden, part = dropped / ".copy.dcm", dropped / "copy.dcm.part"
     hidden.write_bytes(content[:1000])
     part.write_bytes(content[:1000])
-    with watch(engine_file, tmp_path, dropped) as node, (dropped / "slow.dcm").open("wb") as slow:
-        for start in range(0, len(content), 1 << 16):
-            slow.write(content[start : start + (1 << 16)])
-            slow.flush()
-            os.fsync(slow.fileno())
-            wait_for(lambda: True)
+    with (
+        watch(engine_file, tmp_path, dropped, "--settle", 0.8) as node,
+        (dropped / "slow.dcm").open("wb", buffering=0) as slow,
+    ):
+        for start in range(0, len(content), 1 << 17):
+            slow.write(content[start : start + (1 << 17)])
+            time.sleep(0.6)
         node.wait_done(1, 30)
+        assert not node.events("failed")
         assert [entry["outcome"] for entry in node.events("received")] == ["new"]
         part.write_bytes(content)
         part.rename(dropped / "copy.dcm")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -157,6 +158,11 @@ class Node:
             if text.startswith(line + " "):
                 return float(text.rpartition(" ")[2])
         return 0.0
+
+    def most_memory(self):
+        """The most address space, in bytes, that it ever asked for."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmPeak:\s*(\d+) kB", status)[1])
 
     def wait_done(self, count, seconds=120):
         wait_for(lambda: self.health()["queue"]["done"] >= count, seconds, f"{count} films done")
