@@ -15,7 +15,15 @@ import threading
 import time
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
@@ -40,7 +48,16 @@ SOP_CLASSES = (
     DigitalXRayImageStorageForPresentation,
     SecondaryCaptureImageStorage,
 )
-TRANSFER_SYNTAXES = sorted({*NATIVE, RLE, *CODESTREAMS})  # of what a caller offers, the first it names is taken
+# Of what a caller offers for a context the first of these is taken: uncompressed where it can be, and lossless next.
+_FIRST = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+TRANSFER_SYNTAXES = [*_FIRST, *sorted({*NATIVE, RLE, *CODESTREAMS} - {*_FIRST})]
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 
