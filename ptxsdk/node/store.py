@@ -165,15 +165,18 @@ class Store:
         if not readonly:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > FORMAT or (readonly and version != FORMAT):
+        try:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version > FORMAT or (readonly and version != FORMAT):
+                raise NodeError("node.spool", f"the spool is of format {version}, this version knows {FORMAT}")
+            if not readonly:
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=4194304"):
+                    database.execute(f"PRAGMA {pragma}")
+                if version == 0:
+                    database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+        except BaseException:
             database.close()
-            raise NodeError("node.spool", f"the spool is of format {version}, this version knows {FORMAT}")
-        if not readonly:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=4194304"):
-                database.execute(f"PRAGMA {pragma}")
-            if version == 0:
-                database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+            raise
         return database
 
     def _sweep(self) -> None:
