@@ -631,7 +631,16 @@ def _doctor_report() -> dict[str, Any]:
     from ptxsdk import backends
 
     versions = {"ptxsdk": ptxsdk.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in ("numpy", "openvino", "onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless", "highdicom"):
+    for name in (
+        "numpy",
+        "openvino",
+        "onnxruntime",
+        "pydicom",
+        "imagecodecs",
+        "opencv-python-headless",
+        "highdicom",
+        "pynetdicom",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -91,9 +91,17 @@ class Sender(threading.Thread, ABC):
         """Deliver films, each through `_deliver`."""
 
     def _deliver(self, film: Film, send: Callable[[Film], None]) -> None:
+        reason = ""
         try:
             send(film)
+        except Unreachable:
+            raise
         except Refused as trouble:
+            reason = str(trouble)
+        except Exception as trouble:  # of this film alone, say a file that is gone: the others go ahead
+            logging.getLogger("ptxsdk.node").exception("sender_trouble")
+            reason = type(trouble).__name__
+        if reason:
             seconds = self._delay(film.attempts + 1)
             self._store.postpone(film, self.destination, seconds)
             self._metrics.add("ptxsdk_deliveries_total", destination=self.destination, outcome="refused")
@@ -102,7 +110,7 @@ class Sender(threading.Thread, ABC):
                 level=logging.WARNING,
                 film=film.token,
                 destination=self.destination,
-                reason=str(trouble),
+                reason=reason,
                 again_in=round(seconds, 1),
             )
         else:
@@ -200,10 +208,11 @@ class FolderSender(Sender):
     def _leave(self, film: Film) -> None:
         target = self._folder / film.sop_instance_uid
         line = json.dumps({"file": film.sop_instance_uid, **(film.result or {})}, allow_nan=False)
+        contents = {path.name: path.read_bytes() for path in self._files(film)}
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for path in self._files(film):
-                write_file(target / path.name, path.read_bytes())
+            for name, content in contents.items():
+                write_file(target / name, content)
             write_file(target / "result.json", (line + "\n").encode("ascii"))
         except (OSError, WriterError) as error:
             if not (target / "result.json").exists():

@@ -166,14 +166,7 @@ class Store:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
         try:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version > FORMAT or (readonly and version != FORMAT):
-                raise NodeError("node.spool", f"the spool is of format {version}, this version knows {FORMAT}")
-            if not readonly:
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=4194304"):
-                    database.execute(f"PRAGMA {pragma}")
-                if version == 0:
-                    database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+            _prepare(database, readonly=readonly)
         except BaseException:
             database.close()
             raise
@@ -282,13 +275,15 @@ class Store:
                 self._claimed.add(film.id)
             return film
 
-    def give_back(self, film: Film, *, count: bool = False) -> None:
-        """Leave a claimed film to another try; with `count` this one counts."""
+    def give_back(self, film: Film) -> None:
+        """Take a claimed film's attempt back: it was not the film's fault."""
+        with self._transaction():
+            self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
+
+    def let_go(self, film: Film) -> None:
+        """Let others claim the film, if anything is left to be done with it."""
         with self._lock:
             self._claimed.discard(film.id)
-            if not count:
-                with self._transaction():
-                    self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
 
     def read(self, film: Film) -> bytes:
         """Return the film's file."""
@@ -334,7 +329,6 @@ class Store:
                     "INSERT INTO deliveries (film, destination) VALUES (?,?)",
                     [(film.id, name) for name in destinations],
                 )
-                self._claimed.discard(film.id)
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WriterError("writer.failed", f"results cannot be kept: {error}") from error
@@ -349,7 +343,6 @@ class Store:
                 "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=?",
                 (state, error.code, error.message, time.time(), film.id),
             )
-            self._claimed.discard(film.id)
 
     # --- results go out -----------------------------------------------------------------------------------------------
 
@@ -532,6 +525,19 @@ class Store:
         if self._guard is not None:
             os.close(self._guard)
             self._guard = None
+
+
+def _prepare(database: sqlite3.Connection, *, readonly: bool) -> None:
+    """Check the format, and make the tables where there are none."""
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT or (readonly and version != FORMAT):
+        raise NodeError("node.spool", f"the spool is of format {version}, this version knows {FORMAT}")
+    if readonly:
+        return
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=4194304"):
+        database.execute(f"PRAGMA {pragma}")
+    if version == 0:
+        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
 
 
 def _film(row: Sequence[Any]) -> Film:

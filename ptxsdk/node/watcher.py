@@ -56,6 +56,7 @@ class Watcher(threading.Thread):
         self._store, self._metrics, self._stopping = store, metrics, stopping
         self._remove, self._settle = remove, settle_seconds
         self._still: dict[str, tuple[str, float]] = {}
+        self._unreadable: dict[str, str] = {}
         self.readable = True
 
     def run(self) -> None:
@@ -90,7 +91,7 @@ class Watcher(threading.Thread):
     def _consider(self, path: Path, name: str) -> None:
         status = path.stat()
         stamp = f"{status.st_size} {status.st_mtime_ns}"
-        if self._store.seen(name) == stamp:
+        if stamp in (self._unreadable.get(name), self._store.seen(name)):
             return
         known, since = self._still.get(name, ("", 0.0))
         if known != stamp:
@@ -103,6 +104,9 @@ class Watcher(threading.Thread):
             return  # it is looked at again
         self._metrics.add("ptxsdk_received_total", outcome=outcome)
         log("received", film=token, outcome=outcome, bytes=status.st_size, aet="folder")
+        if outcome == "unreadable":
+            self._unreadable[name] = stamp  # until it changes, or the next start
+            return
         self._store.see(name, stamp)
         del self._still[name]
         if self._remove and outcome in ("new", "again", "duplicate"):
@@ -111,7 +115,10 @@ class Watcher(threading.Thread):
     def _take(self, path: Path, size: int) -> tuple[str, str]:
         if size > self._max_bytes:
             return "too_large", ""
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return "unreadable", ""
         if content[128:132] != b"DICM":
             return "not_understood", ""
         try:

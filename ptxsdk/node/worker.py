@@ -56,8 +56,11 @@ class Worker(threading.Thread):
                     film = self._store.claim()
                     if film is None:
                         self._store.wait(version, 1.0)
-                    else:
+                        continue
+                    try:
                         self._work(film)
+                    finally:
+                        self._store.let_go(film)
                 except (sqlite3.Error, OSError, PtxsdkError):  # a full or broken disk: the film is still in the queue
                     logging.getLogger("ptxsdk.node").exception("queue_trouble")
                     self._stopping.wait(_PAUSE)
@@ -80,7 +83,6 @@ class Worker(threading.Thread):
             self._keep(film, result, objects, seconds)
         elif isinstance(error, BackendError) and film.attempts + 1 < MAX_ATTEMPTS:
             log("retry", level=logging.WARNING, film=film.token, code=error.code)
-            self._store.give_back(film, count=True)
             self._stopping.wait(_PAUSE)
         else:
             self._store.end(film, error)

@@ -77,8 +77,9 @@ def test_films_are_claimed_in_order_and_by_one_alone(store):
     for number in range(4):
         store.put(b"film", f"1.{number}", "AET")
     claimed = [store.claim() for _ in range(4)]
+    assert store.claim() is None
     assert [film.sop_instance_uid for film in claimed] == ["1.0", "1.1", "1.2", "1.3"]
-    store.give_back(claimed[2])
+    store.let_go(claimed[2])
     assert store.claim().sop_instance_uid == "1.2"
 
 
@@ -152,7 +153,9 @@ def test_attempts_given_back_do_not_count(folder):
     store = Store(folder)
     store.put(b"film", "1.2", "AET")
     for _ in range(2 * MAX_ATTEMPTS):
-        store.give_back(store.claim())
+        film = store.claim()
+        store.give_back(film)
+        store.let_go(film)
     store.close()
     store = Store(folder)
     assert store.claim() is not None

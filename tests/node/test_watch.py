@@ -11,6 +11,9 @@ from node_process import FLAGGED, Node, dx, encoded, film_files, wait_for
 from typer.testing import CliRunner
 
 from ptxsdk.cli import app
+from ptxsdk.node.metrics import Metrics
+from ptxsdk.node.store import Store
+from ptxsdk.node.watcher import Watcher
 
 
 @pytest.fixture
@@ -98,6 +101,28 @@ def test_other_files_are_not_taken_and_stop_nothing(engine_file, tmp_path, dropp
         assert outcomes == ["new", "new", "not_understood", "not_understood", "not_understood", "too_large"]
         assert node.stop() == 0
     assert len(list(dropped.iterdir())) == 7
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other(tmp_path, dropped, monkeypatch):
+    import threading
+
+    first, second = film_files(dropped, 2, 70)
+    read = type(first).read_bytes
+
+    def refuse(path):
+        if path == first:
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(type(first), "read_bytes", refuse)
+    store, metrics = Store(tmp_path / "spool"), Metrics()
+    watcher = Watcher(dropped, 1 << 30, store, metrics, threading.Event(), settle_seconds=0)
+    for _ in range(4):
+        watcher.look()
+    assert store.counts()["received"] == 1
+    assert 'outcome="unreadable"} 1' in metrics.render()
+    assert second.exists()
+    store.close()
 
 
 def test_remove_takes_files_away_once_the_queue_has_them(engine_file, tmp_path, dropped):

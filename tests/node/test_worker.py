@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import threading
 import time
 from types import SimpleNamespace
@@ -126,6 +127,36 @@ def test_a_folder_that_cannot_be_written_gets_all_when_it_can(parts, own, tmp_pa
     wait_for(lambda: parts.store.counts()["done"], 20)
     assert len(list((tmp_path / "out").glob("*/sr.dcm"))) == 1
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_result_that_is_gone_holds_up_no_other(parts, own, tmp_path):
+    put(parts, 1)
+    put(parts, 2)
+    worker = parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"] == 2, 20)
+    assert worker.is_alive()
+    second, first = parts.store.recent(2)
+    (parts.store.result_path(first.token) / "sr.dcm").unlink()
+    parts.store.result_path(first.token).rmdir()
+    parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    wait_for(lambda: parts.store.find(second.token).state == "done", 20)
+    assert parts.store.find(first.token).state == "scored"
+
+
+def test_a_database_that_cannot_be_written_leaves_the_film_in_the_queue(parts, own, monkeypatch):
+    put(parts, 1)
+    failures = [1, 1]
+    end = parts.store.end
+
+    def broken(*arguments):
+        if failures:
+            failures.pop()
+            raise sqlite3.OperationalError("database or disk is full")
+        end(*arguments)
+
+    monkeypatch.setattr(parts.store, "end", broken)
+    parts.start(Worker(Broken(own, RuntimeError("no"), 9), *parts.rest))
+    wait_for(lambda: parts.store.counts()["failed"], 20)
 
 
 def test_the_same_film_gives_the_same_bytes(parts, own, tmp_path):
