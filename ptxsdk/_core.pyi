@@ -37,6 +37,16 @@ def aggregate(
     min_area: int,
     want_outlines: bool,
 ) -> tuple[float, list[MapRegion]]: ...
+def aggregate_of_result(
+    result: npt.NDArray[np.uint8],
+    *,
+    source_shape: tuple[int, int],
+    content: tuple[int, int, int, int],
+    method: str,
+    low: float,
+    map_shape: tuple[int, int],
+    mask_logits: npt.NDArray[np.float32] | None = None,
+) -> tuple[float, list[MapRegion]] | None: ...
 def mask_probability(mask_logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
 def preprocess_into(
     target: npt.NDArray[Any],

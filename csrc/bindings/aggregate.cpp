@@ -2,11 +2,15 @@
 #include "ops/aggregate.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "bindings/module.hpp"
+#include "bindings/names.hpp"
+#include "ops/aggregate_result.hpp"
 
 namespace py = pybind11;
 
@@ -17,20 +21,6 @@ using Floats = py::array_t<float, py::array::c_style>;
 
 std::span<const float> values(const Floats& array) {
     return {array.data(), static_cast<std::size_t>(array.size())};
-}
-
-ScoreMethod score_method(std::string_view name) {
-    if (name == "noisy_or") return ScoreMethod::noisy_or;
-    if (name == "paper_098") return ScoreMethod::paper_098;
-    if (name == "top_k") return ScoreMethod::top_k;
-    if (name == "max") return ScoreMethod::max;
-    throw py::value_error("method '" + std::string(name) + "' is not one of noisy_or, paper_098, top_k, max");
-}
-
-ScoreSource score_source(std::string_view name) {
-    if (name == "patch") return ScoreSource::patch;
-    if (name == "mask") return ScoreSource::mask;
-    throw py::value_error("source '" + std::string(name) + "' is not one of patch, mask");
 }
 
 py::tuple pair(const Point& point) { return py::make_tuple(point.x, point.y); }
@@ -67,6 +57,30 @@ py::tuple aggregate_arrays(const Floats& patch_logits, const Floats& mask_logits
     return py::make_tuple(result.logit, regions);
 }
 
+// Regions and logit of what the CUDA twin wrote; None where it holds fewer records than there are regions.
+py::object aggregate_of_result(const py::array_t<std::uint8_t, py::array::c_style>& bytes,
+                               std::tuple<std::int64_t, std::int64_t> source_shape,
+                               std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t> content,
+                               std::string_view method, double low,
+                               std::tuple<std::int64_t, std::int64_t> map_shape,
+                               const std::optional<Floats>& mask_logits) {
+    const FilmGeometry film{std::get<0>(source_shape), std::get<1>(source_shape), std::get<0>(content),
+                            std::get<1>(content),      std::get<2>(content),      std::get<3>(content)};
+    MaskLogits mask{{}, std::get<0>(map_shape), std::get<1>(map_shape)};
+    if (mask_logits) {
+        if (mask_logits->size() != mask.rows * mask.columns)
+            throw py::value_error("mask_logits are not the map");
+        mask.values = values(*mask_logits);
+    }
+    const std::span<const std::byte> memory{reinterpret_cast<const std::byte*>(bytes.data()),
+                                            static_cast<std::size_t>(bytes.size())};
+    auto found = cuda::read_result(memory, film, mask, score_method(method), low);
+    if (!found) return py::none();
+    py::list regions;
+    for (MapRegion& region : found->regions) regions.append(std::move(region));
+    return py::make_tuple(found->logit, regions);
+}
+
 Floats probability_array(const Floats& mask_logits) {
     Floats probability(
         std::vector<py::ssize_t>(mask_logits.shape(), mask_logits.shape() + mask_logits.ndim()));
@@ -95,6 +109,11 @@ void bind_aggregate(py::module_& m) {
           py::arg("mask_logits").noconvert(), py::kw_only(), py::arg("source_shape"), py::arg("content"),
           py::arg("method"), py::arg("source"), py::arg("k"), py::arg("high"), py::arg("low"),
           py::arg("min_area"), py::arg("want_outlines"), "Image logit and regions of a map.");
+    m.def("aggregate_of_result", &aggregate_of_result, py::arg("result").noconvert(), py::kw_only(),
+          py::arg("source_shape"), py::arg("content"), py::arg("method"), py::arg("low"),
+          py::arg("map_shape"), py::arg("mask_logits").noconvert() = py::none(),
+          "Image logit and regions that the CUDA twin found, outlined if the map is given; None: too few "
+          "records.");
     m.def("mask_probability", &probability_array, py::arg("mask_logits").noconvert(),
           "Sigmoid of float32 logits.");
 }

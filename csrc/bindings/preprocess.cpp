@@ -9,26 +9,15 @@
 #include <tuple>
 
 #include "bindings/module.hpp"
+#include "bindings/names.hpp"
 
 namespace py = pybind11;
 
 namespace ptxsdk {
 namespace {
 
-StoredType stored_type(const py::dtype& dtype) {
-    if (dtype.equal(py::dtype::of<std::uint8_t>())) return StoredType::u8;
-    if (dtype.equal(py::dtype::of<std::uint16_t>())) return StoredType::u16;
-    if (dtype.equal(py::dtype::of<std::int16_t>())) return StoredType::i16;
-    if (dtype.equal(py::dtype::of<float>())) return StoredType::f32;
-    throw py::type_error("source must be native uint8, uint16, int16 or float32, not " +
-                         py::str(dtype).cast<std::string>());
-}
-
-TensorType tensor_type(const py::dtype& dtype) {
-    if (dtype.equal(py::dtype::of<float>())) return TensorType::f32;
-    if (dtype.equal(py::dtype("float16"))) return TensorType::f16;
-    throw py::type_error("target must be float32 or float16, not " + py::str(dtype).cast<std::string>());
-}
+// Foreign byte orders keep their mark, e.g. ">u2", and so are no known name.
+std::string name_of(const py::dtype& dtype) { return py::str(dtype).cast<std::string>(); }
 
 Isa isa_of(const std::string& name) {
     if (name == "best") return Isa::best;
@@ -63,13 +52,13 @@ bool preprocess_into(const py::array& target, const py::array& source, std::tupl
             throw py::value_error("a side exceeds 2^20");
 
     const SourceImage image{static_cast<const std::byte*>(source.data()),
-                            stored_type(source.dtype()),
+                            stored_type(name_of(source.dtype())),
                             static_cast<int>(source.shape(0)),
                             static_cast<int>(source.shape(1)),
                             source.strides(0),
                             source.strides(1)};
     const TargetTensor tensor{static_cast<std::byte*>(const_cast<void*>(target.data())),
-                              tensor_type(target.dtype()), static_cast<int>(target.shape(0)),
+                              tensor_type(name_of(target.dtype())), static_cast<int>(target.shape(0)),
                               static_cast<int>(target.shape(1)), target.strides(0)};
     PreprocessParameters parameters;
     parameters.low = low;
@@ -79,18 +68,12 @@ bool preprocess_into(const py::array& target, const py::array& source, std::tupl
     parameters.std = std;
     parameters.threads = threads;
     parameters.isa = isa_of(isa);
-    if (transfer == "linear") {
-        parameters.transfer = Transfer::linear;
-    } else if (transfer == "sigmoid") {
-        parameters.transfer = Transfer::sigmoid;
-    } else if (transfer == "table") {
-        parameters.transfer = Transfer::table;
+    parameters.transfer = transfer_of(transfer);
+    if (parameters.transfer == Transfer::table) {
         const py::ssize_t entries = image.type == StoredType::u8 ? 256 : 65536;
         if (!table || table->ndim() != 1 || table->size() != entries)
             throw py::value_error("table must hold one float32 for every value of the source's type");
         parameters.table = table->data();
-    } else {
-        throw py::value_error("unknown transfer " + transfer);
     }
     const auto [x0, y0, x1, y1] = content;
     py::gil_scoped_release release;

@@ -10,6 +10,8 @@
 #include <numeric>
 #include <string>
 
+#include "ops/aggregate_regions.hpp"
+
 namespace ptxsdk {
 namespace {
 
@@ -175,22 +177,6 @@ struct Component {
     std::int32_t region = -1;  // index in raster order of those kept
 };
 
-// Sums over the map pixels of one region.
-struct Moments {
-    std::uint32_t first_run = 0;
-    std::int64_t area = 0;
-    std::int32_t x0 = std::numeric_limits<std::int32_t>::max();
-    std::int32_t y0 = 0;
-    std::int32_t x1 = 0;
-    std::int32_t y1 = 0;
-    double twice_x = 0;  // sum of 2 x + 1, an integer
-    double twice_y = 0;
-    float peak = -std::numeric_limits<float>::infinity();
-    std::int32_t peak_x = 0;
-    std::int32_t peak_y = 0;
-    double probability = 0;
-};
-
 constexpr std::ptrdiff_t word_bits = 64;
 
 // Bit i: z[i] >= threshold, for count <= 64 pixels.
@@ -332,7 +318,8 @@ class Labelling {
             Component& component = components[run];
             if (component.strong && component.area >= parameters_.min_area) {
                 component.region = static_cast<std::int32_t>(kept.size());
-                kept.push_back({.first_run = run, .area = component.area});
+                kept.push_back(
+                    {.area = component.area, .first_x = runs_[run].begin, .first_y = runs_[run].row});
             }
         }
         if (!kept.empty()) {
@@ -369,85 +356,12 @@ class Labelling {
                          [](const Moments& a, const Moments& b) { return a.area > b.area; });
         std::vector<MapRegion> regions;
         regions.reserve(kept.size());
-        for (const Moments& moments : kept) regions.push_back(describe(moments));
-        return regions;
-    }
-
-    MapRegion describe(const Moments& moments) const {
-        const std::int64_t width = film_.x1 - film_.x0;
-        const std::int64_t height = film_.y1 - film_.y0;
-        const auto area = static_cast<double>(moments.area);
-        const auto below = [](std::int64_t offset, std::int64_t source, std::int64_t content) {
-            return offset * source / content;
-        };
-        const auto above = [](std::int64_t offset, std::int64_t source, std::int64_t content) {
-            return (offset * source + content - 1) / content;
-        };
-        MapRegion region;
-        region.x0 = below(moments.x0 - film_.x0, film_.source_columns, width);
-        region.y0 = below(moments.y0 - film_.y0, film_.source_rows, height);
-        region.x1 = above(moments.x1 - film_.x0, film_.source_columns, width);
-        region.y1 = above(moments.y1 - film_.y0, film_.source_rows, height);
-        region.area_px = area * static_cast<double>(film_.source_columns) *
-                         static_cast<double>(film_.source_rows) /
-                         (static_cast<double>(width) * static_cast<double>(height));
-        region.centroid = to_source(moments.twice_x / (2 * area), moments.twice_y / (2 * area));
-        region.peak = to_source(moments.peak_x + 0.5, moments.peak_y + 0.5);
-        region.probability = sigmoid(moments.peak);
-        region.mean_probability = std::min<double>(moments.probability / area, region.probability);
-        if (parameters_.want_outlines) region.outline = trace(runs_[moments.first_run]);
-        return region;
-    }
-
-    Point to_source(double x, double y) const {
-        return {(x - static_cast<double>(film_.x0)) * static_cast<double>(film_.source_columns) /
-                    static_cast<double>(film_.x1 - film_.x0),
-                (y - static_cast<double>(film_.y0)) * static_cast<double>(film_.source_rows) /
-                    static_cast<double>(film_.y1 - film_.y0)};
-    }
-
-    bool inside(std::int64_t x, std::int64_t y) const {
-        return x >= film_.x0 && x < film_.x1 && y >= film_.y0 && y < film_.y1 &&
-               mask_.values[static_cast<std::size_t>(y * mask_.columns + x)] >= low_;
-    }
-
-    // Follows the cracks between pixels with the region on the right, from the upper left corner of its first
-    // pixel in raster order, which is always a convex corner of the outer boundary.  No label is needed:
-    // pixels of another component never share a corner with this one.
-    std::vector<Point> trace(const Run& first) const {
-        struct Step {
-            int dx, dy;          // of the corner
-            int left_x, left_y;  // pixel ahead on the left, relative to the corner
-            int right_x, right_y;
-        };
-        static constexpr std::array<Step, 4> steps{{
-            {1, 0, 0, -1, 0, 0},     // east
-            {0, 1, 0, 0, -1, 0},     // south
-            {-1, 0, -1, 0, -1, -1},  // west
-            {0, -1, -1, -1, 0, -1},  // north
-        }};
-        const std::int64_t start_x = first.begin;
-        const std::int64_t start_y = first.row;
-        const auto corner = [this](std::int64_t x, std::int64_t y) {
-            return to_source(static_cast<double>(x), static_cast<double>(y));
-        };
-        std::vector<Point> outline{corner(start_x, start_y)};
-        std::int64_t x = start_x + 1;
-        std::int64_t y = start_y;
-        std::size_t heading = 0;
-        while (x != start_x || y != start_y) {
-            const Step& ahead = steps[heading];
-            const std::size_t before = heading;
-            if (inside(x + ahead.left_x, y + ahead.left_y)) {
-                heading = (heading + 3) % 4;  // also across a corner: the region is 8-connected
-            } else if (!inside(x + ahead.right_x, y + ahead.right_y)) {
-                heading = (heading + 1) % 4;
-            }
-            if (heading != before) outline.push_back(corner(x, y));
-            x += steps[heading].dx;
-            y += steps[heading].dy;
+        for (const Moments& moments : kept) {
+            regions.push_back(ptxsdk::describe(moments, film_));
+            if (parameters_.want_outlines)
+                regions.back().outline = trace_outline(mask_, film_, low_, moments.first_x, moments.first_y);
         }
-        return outline;
+        return regions;
     }
 
     const MaskLogits& mask_;
@@ -462,20 +376,26 @@ void require(bool holds, const char* message) {
     if (!holds) throw std::invalid_argument(message);
 }
 
-void check(std::span<const float> patch_logits, const MaskLogits& mask, const FilmGeometry& film,
-           const AggregateParameters& parameters) {
+Point to_source(const FilmGeometry& film, double x, double y) {
+    return {(x - static_cast<double>(film.x0)) * static_cast<double>(film.source_columns) /
+                static_cast<double>(film.x1 - film.x0),
+            (y - static_cast<double>(film.y0)) * static_cast<double>(film.source_rows) /
+                static_cast<double>(film.y1 - film.y0)};
+}
+
+}  // namespace
+
+void check_aggregate(std::int64_t patches, std::int64_t rows, std::int64_t columns, const FilmGeometry& film,
+                     const AggregateParameters& parameters) {
     constexpr std::int64_t longest = std::numeric_limits<std::int32_t>::max() - 1;
-    require(!patch_logits.empty(), "there are no patch logits");
-    require(mask.rows >= 1 && mask.columns >= 1, "there are no mask logits");
-    require(mask.rows <= longest && mask.columns <= longest, "the mask is too large");
-    require(
-        mask.values.size() == static_cast<std::size_t>(mask.rows) * static_cast<std::size_t>(mask.columns),
-        "the mask has not rows * columns logits");
+    require(patches >= 1, "there are no patch logits");
+    require(rows >= 1 && columns >= 1, "there are no mask logits");
+    require(rows <= longest && columns <= longest, "the mask is too large");
     require(film.source_rows >= 1 && film.source_rows <= longest && film.source_columns >= 1 &&
                 film.source_columns <= longest,
             "the geometry's source has an impossible size");
-    require(0 <= film.x0 && film.x0 < film.x1 && film.x1 <= mask.columns && 0 <= film.y0 &&
-                film.y0 < film.y1 && film.y1 <= mask.rows,
+    require(0 <= film.x0 && film.x0 < film.x1 && film.x1 <= columns && 0 <= film.y0 && film.y0 < film.y1 &&
+                film.y1 <= rows,
             "the geometry's content is empty or leaves the mask");
     require(0 < parameters.low && parameters.low <= parameters.high && parameters.high < 1,
             "thresholds must satisfy 0 < low <= high < 1");
@@ -483,11 +403,79 @@ void check(std::span<const float> patch_logits, const MaskLogits& mask, const Fi
     require(parameters.k >= 1, "k must be at least 1");
 }
 
-}  // namespace
+MapRegion describe(const Moments& moments, const FilmGeometry& film) {
+    const std::int64_t width = film.x1 - film.x0;
+    const std::int64_t height = film.y1 - film.y0;
+    const auto area = static_cast<double>(moments.area);
+    const auto below = [](std::int64_t offset, std::int64_t source, std::int64_t content) {
+        return offset * source / content;
+    };
+    const auto above = [](std::int64_t offset, std::int64_t source, std::int64_t content) {
+        return (offset * source + content - 1) / content;
+    };
+    MapRegion region;
+    region.x0 = below(moments.x0 - film.x0, film.source_columns, width);
+    region.y0 = below(moments.y0 - film.y0, film.source_rows, height);
+    region.x1 = above(moments.x1 - film.x0, film.source_columns, width);
+    region.y1 = above(moments.y1 - film.y0, film.source_rows, height);
+    region.area_px = area * static_cast<double>(film.source_columns) * static_cast<double>(film.source_rows) /
+                     (static_cast<double>(width) * static_cast<double>(height));
+    region.centroid = to_source(film, moments.twice_x / (2 * area), moments.twice_y / (2 * area));
+    region.peak = to_source(film, moments.peak_x + 0.5, moments.peak_y + 0.5);
+    region.probability = sigmoid(moments.peak);
+    region.mean_probability = std::min<double>(moments.probability / area, region.probability);
+    return region;
+}
+
+// Follows the cracks between pixels with the region on the right, from the upper left corner of its first
+// pixel in raster order, which is always a convex corner of the outer boundary.  No label is needed: pixels
+// of another component never share a corner with this one.
+std::vector<Point> trace_outline(const MaskLogits& mask, const FilmGeometry& film, float low,
+                                 std::int64_t first_x, std::int64_t first_y) {
+    struct Step {
+        int dx, dy;          // of the corner
+        int left_x, left_y;  // pixel ahead on the left, relative to the corner
+        int right_x, right_y;
+    };
+    static constexpr std::array<Step, 4> steps{{
+        {1, 0, 0, -1, 0, 0},     // east
+        {0, 1, 0, 0, -1, 0},     // south
+        {-1, 0, -1, 0, -1, -1},  // west
+        {0, -1, -1, -1, 0, -1},  // north
+    }};
+    const auto inside = [&](std::int64_t x, std::int64_t y) {
+        return x >= film.x0 && x < film.x1 && y >= film.y0 && y < film.y1 &&
+               mask.values[static_cast<std::size_t>(y * mask.columns + x)] >= low;
+    };
+    const auto corner = [&film](std::int64_t x, std::int64_t y) {
+        return to_source(film, static_cast<double>(x), static_cast<double>(y));
+    };
+    std::vector<Point> outline{corner(first_x, first_y)};
+    std::int64_t x = first_x + 1;
+    std::int64_t y = first_y;
+    std::size_t heading = 0;
+    while (x != first_x || y != first_y) {
+        const Step& ahead = steps[heading];
+        const std::size_t before = heading;
+        if (inside(x + ahead.left_x, y + ahead.left_y)) {
+            heading = (heading + 3) % 4;  // also across a corner: the region is 8-connected
+        } else if (!inside(x + ahead.right_x, y + ahead.right_y)) {
+            heading = (heading + 1) % 4;
+        }
+        if (heading != before) outline.push_back(corner(x, y));
+        x += steps[heading].dx;
+        y += steps[heading].dy;
+    }
+    return outline;
+}
 
 Aggregation aggregate(std::span<const float> patch_logits, const MaskLogits& mask, const FilmGeometry& film,
                       const AggregateParameters& parameters) {
-    check(patch_logits, mask, film, parameters);
+    check_aggregate(static_cast<std::int64_t>(patch_logits.size()), mask.rows, mask.columns, film,
+                    parameters);
+    require(
+        mask.values.size() == static_cast<std::size_t>(mask.rows) * static_cast<std::size_t>(mask.columns),
+        "the mask has not rows * columns logits");
     check_finite(patch_logits, "patch");
     Aggregation result;
     result.regions = Labelling(mask, film, parameters).regions();

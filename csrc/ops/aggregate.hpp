@@ -27,6 +27,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "ops/device.hpp"
+
 namespace ptxsdk {
 
 enum class ScoreMethod { noisy_or, paper_098, top_k, max };
@@ -108,7 +110,7 @@ inline float logit_threshold(double probability) {
     return rounded < exact ? std::nextafter(rounded, HUGE_VALF) : rounded;
 }
 
-inline bool is_finite(float z) {
+PTXSDK_HD inline bool is_finite(float z) {
     constexpr std::uint32_t exponent = 0x7f800000;
     return (std::bit_cast<std::uint32_t>(z) & exponent) != exponent;
 }
@@ -118,7 +120,7 @@ inline bool is_finite(float z) {
 //
 // exp(-z) = 2^n exp(r), |r| <= log(2) / 2, exp(r) = 1 + r + r^2 (c2 + c3 r + c4 r^2 + c5 r^3) to 1.1e-7
 // (minimax).
-inline float sigmoid(float z) {
+PTXSDK_HD inline float sigmoid(float z) {
     constexpr float limit = 87.0F;  // 2^n stays a normal float
     constexpr float rounder =
         12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits

@@ -14,6 +14,7 @@
 #include <thread>
 #include <type_traits>
 
+#include "ops/preprocess_film.hpp"
 #include "ops/preprocess_rows.hpp"
 
 namespace ptxsdk {
@@ -23,48 +24,11 @@ constexpr double kPixelsPerThread = 1 << 20;  // below this a thread costs more 
 constexpr int kRowsPerBlock = 8;
 constexpr int kMostThreads = 256;
 
-std::size_t size_of(StoredType type) { return type == StoredType::u8 ? 1 : type == StoredType::f32 ? 4 : 2; }
-
-// IEEE binary16, round to nearest even.
-std::uint16_t to_half(float value) {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
-    const std::uint32_t sign = (bits >> 16) & 0x8000u;
-    const std::uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude >= 0x47800000u)  // too large, infinite or NaN
-        return static_cast<std::uint16_t>(sign | (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u));
-    if (magnitude < 0x38800000u) {  // subnormal: let the FPU round
-        const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
-    }
-    const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u;
-    return static_cast<std::uint16_t>(sign | (rounded >> 13));
-}
-
-// The source rows or columns that one target pixel covers: `first` with weight `first_weight`, then `whole`
-// more, then one with weight `last_weight` (zero: there is none).
-struct Span {
-    int first, whole;
-    float first_weight, last_weight;
-};
-
-// Splits [0, source) into `count` equal parts; exact integer arithmetic, weights in source pixels.
 std::vector<Span> make_spans(int source, int count) {
-    std::vector<Span> spans(static_cast<std::size_t>(count));
-    for (std::int64_t j = 0; j < count; ++j) {
-        const std::int64_t begin = j * source, end = begin + source;  // in units of 1 / count source pixels
-        const std::int64_t first = begin / count, last = (end - 1) / count;
-        Span& span = spans[static_cast<std::size_t>(j)];
-        span.first = static_cast<int>(first);
-        if (first == last) {
-            span.whole = 0;
-            span.first_weight = static_cast<float>(source) / static_cast<float>(count);
-            span.last_weight = 0;
-        } else {
-            span.whole = static_cast<int>(last - first - 1);
-            span.first_weight = static_cast<float>((first + 1) * count - begin) / static_cast<float>(count);
-            span.last_weight = static_cast<float>(end - last * count) / static_cast<float>(count);
-        }
-    }
+    std::vector<Span> spans;
+    for (int j = 0; j < count; ++j)
+        spans.push_back(make_span(static_cast<std::uint64_t>(j), static_cast<std::uint64_t>(source),
+                                  static_cast<std::uint64_t>(count)));
     return spans;
 }
 
@@ -96,29 +60,6 @@ const RowKernels& kernels_for(Isa isa) {
     return rows_baseline;
 }
 
-Ramp make_ramp(StoredType type, double low, double high) {
-    const double lowest = type == StoredType::i16 ? -32768 : 0;
-    const double highest = type == StoredType::u8 ? 255 : type == StoredType::i16 ? 32767 : 65535;
-    if (high <= lowest) {  // all white
-        low = lowest - 2;
-        high = lowest - 1;
-    } else if (low >= highest) {  // all black
-        low = highest + 1;
-        high = highest + 2;
-    }
-    // An integer source minus the base is exact in float32 wherever the window is narrow enough for it to
-    // matter.
-    constexpr double kLimit = 1 << 30;
-    const double base = std::clamp(std::floor(low), -kLimit, kLimit);
-    return {static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base),
-            static_cast<float>(high - base)};
-}
-
-Ramp make_float_ramp(double low, double high) {
-    const double base = static_cast<float>(low);
-    return {0, static_cast<float>(base), static_cast<float>(low - base), static_cast<float>(high - base)};
-}
-
 template <typename T>
 int table_index(T value) {
     return static_cast<int>(value) - static_cast<int>(std::numeric_limits<T>::lowest());
@@ -135,10 +76,7 @@ class RowWorker {
           packed_(is_packed(source)),
           sums_(static_cast<std::size_t>(source.columns) + columns.width, 0.0f),
           scratch_(packed_ ? 0 : static_cast<std::size_t>(source.columns) * size_of(source.type)) {
-        if (source.type == StoredType::f32)
-            ramp_ = make_float_ramp(parameters.low, parameters.high);
-        else
-            ramp_ = make_ramp(source.type, parameters.low, parameters.high);
+        ramp_ = make_ramp(source.type, parameters.low, parameters.high);
     }
 
     // Adds source row `row` to the column sums.  False: it holds a value that is not finite.
@@ -164,14 +102,8 @@ class RowWorker {
     // The sum of the rows added over the columns of each target pixel.
     void gather(float* out) const { kernels_.gather(sums_.data(), columns_, out); }
 
-    // From the mean of a target pixel's contributions to its display value.
     float display(float mean) const {
-        float value = mean;
-        if (parameters_.transfer == Transfer::linear) {
-            value = (mean - ramp_.low) / (ramp_.high - ramp_.low);
-        }
-        value = std::clamp(value, 0.0f, 1.0f);
-        return parameters_.invert ? 1.0f - value : value;
+        return display_value(mean, parameters_.transfer == Transfer::linear, ramp_, parameters_.invert);
     }
 
   private:
@@ -245,25 +177,6 @@ void store_row(const TargetTensor& target, int row, const std::vector<float>& va
     }
 }
 
-void check(const SourceImage& source, const TargetTensor& target, const Content& content,
-           const PreprocessParameters& parameters) {
-    if (source.rows < 1 || source.columns < 1) throw std::invalid_argument("the source is empty");
-    if (content.x0 < 0 || content.y0 < 0 || content.x0 >= content.x1 || content.y0 >= content.y1 ||
-        content.x1 > target.columns || content.y1 > target.rows)
-        throw std::invalid_argument("the content is empty or outside the target");
-    if (!(parameters.std > 0) || !std::isfinite(parameters.std) || !std::isfinite(parameters.mean))
-        throw std::invalid_argument("mean and std must be finite, std positive");
-    if (parameters.transfer == Transfer::table) {
-        if (parameters.table == nullptr || source.type == StoredType::f32)
-            throw std::invalid_argument("a table serves integer sources only");
-    } else if (!(parameters.high > parameters.low) || !std::isfinite(parameters.high - parameters.low)) {
-        throw std::invalid_argument("low and high must be finite, low below high");
-    } else if (parameters.transfer == Transfer::sigmoid && source.type != StoredType::f32) {
-        throw std::invalid_argument("integer sources take a sigmoid as a table");
-    }
-    if (parameters.threads < 0) throw std::invalid_argument("threads is negative");
-}
-
 }  // namespace
 
 std::vector<Isa> usable_isas() {
@@ -279,12 +192,11 @@ std::vector<Isa> usable_isas() {
 
 bool preprocess(const SourceImage& source, const TargetTensor& target, const Content& content,
                 const PreprocessParameters& parameters) {
-    check(source, target, content, parameters);
+    check_preprocess(source.type, source.rows, source.columns, target.rows, target.columns, content,
+                     parameters);
     const Taps columns = make_taps(make_spans(source.columns, content.x1 - content.x0));
     const std::vector<Span> rows = make_spans(source.rows, content.y1 - content.y0);
-    const float inverse_area =
-        static_cast<float>(static_cast<double>(columns.first.size()) * static_cast<double>(rows.size()) /
-                           (static_cast<double>(source.columns) * source.rows));
+    const float scale = inverse_area(source.rows, source.columns, content);
     const float inverse_std = 1.0f / parameters.std;
     const float padding = (0.0f - parameters.mean) * inverse_std;
     std::atomic<bool> finite{true};
@@ -316,7 +228,7 @@ bool preprocess(const SourceImage& source, const TargetTensor& target, const Con
                 worker.gather(means.data());
                 for (std::size_t j = 0; j < means.size(); ++j)
                     line[static_cast<std::size_t>(content.x0) + j] =
-                        (worker.display(means[j] * inverse_area) - parameters.mean) * inverse_std;
+                        (worker.display(means[j] * scale) - parameters.mean) * inverse_std;
                 store_row(target, i, line);
             }
         }

@@ -5,14 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace ptxsdk {
+#include "ops/preprocess_ramp.hpp"
 
-// A linear window split for precision: value v contributes clamp(v - base, low, high), with v - base exact.
-struct Ramp {
-    std::int32_t base;  // integers
-    float base_f;       // float32
-    float low, high;
-};
+namespace ptxsdk {
 
 // The columns that each target pixel covers: `width` weights from column `first[j]` on, the last of them
 // zero.  The width is the same for all and a multiple of kLanes, so that the loop over it neither branches on

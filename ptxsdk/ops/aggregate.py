@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -131,23 +131,80 @@ def aggregate(
         )
     except _core.NotFiniteError as error:
         raise BackendError("backend.not_finite", str(error)) from None
+    return Aggregate(logit, _in_film(found, geometry, columns_toward, pixel_spacing))
+
+
+def regions_of(
+    result: npt.NDArray[np.uint8],
+    patch_logits: npt.NDArray[np.float32],
+    mask_logits: npt.NDArray[np.float32],
+    *,
+    geometry: Geometry,
+    columns_toward: Side | None = None,
+    pixel_spacing: tuple[float, float] | None = None,
+    want_outlines: bool = True,
+    **scoring: Any,
+) -> Aggregate:
+    """Read what the CUDA twin wrote for one film; a result with too few records is made anew by the CPU twin.
+
+    Parameters
+    ----------
+    result : ndarray, shape (n,), uint8
+        An AggregateResult, whose last records may be missing.
+    patch_logits, mask_logits, geometry, columns_toward, pixel_spacing, want_outlines, scoring
+        As in `aggregate`.
+
+    Raises
+    ------
+    BackendError
+        ``backend.not_finite``.
+    """
+    try:
+        found = _core.aggregate_of_result(
+            result,
+            source_shape=geometry.source,
+            content=geometry.content,
+            method=scoring["method"],
+            low=scoring["low"],
+            map_shape=geometry.target,
+            mask_logits=mask_logits if want_outlines else None,
+        )
+    except _core.NotFiniteError as error:
+        raise BackendError("backend.not_finite", str(error)) from None
+    if found is None:
+        return aggregate(
+            patch_logits,
+            mask_logits,
+            geometry=geometry,
+            columns_toward=columns_toward,
+            pixel_spacing=pixel_spacing,
+            want_outlines=want_outlines,
+            **scoring,
+        )
+    return Aggregate(found[0], _in_film(found[1], geometry, columns_toward, pixel_spacing))
+
+
+def _in_film(
+    found: list[_core.MapRegion],
+    geometry: Geometry,
+    columns_toward: Side | None,
+    pixel_spacing: tuple[float, float] | None,
+) -> tuple[Region, ...]:
+    """Give regions their side and their area in mm2."""
     mm2 = None if pixel_spacing is None else float(pixel_spacing[0]) * float(pixel_spacing[1])
-    return Aggregate(
-        logit,
-        tuple(
-            Region(
-                box=region.box,
-                outline=region.outline,
-                side=_side(region.centroid[0], geometry.source[1], columns_toward),
-                area_px=region.area_px,
-                area_mm2=None if mm2 is None else region.area_px * mm2,
-                centroid=region.centroid,
-                peak=region.peak,
-                probability=region.probability,
-                mean_probability=region.mean_probability,
-            )
-            for region in found
-        ),
+    return tuple(
+        Region(
+            box=region.box,
+            outline=region.outline,
+            side=_side(region.centroid[0], geometry.source[1], columns_toward),
+            area_px=region.area_px,
+            area_mm2=None if mm2 is None else region.area_px * mm2,
+            centroid=region.centroid,
+            peak=region.peak,
+            probability=region.probability,
+            mean_probability=region.mean_probability,
+        )
+        for region in found
     )
 
 

@@ -110,15 +110,21 @@ def preprocess_into(
         std=std,
         threads=threads,
         isa=isa,
-        **_transfer(display, pixels.dtype),
+        **transfer_of(display, pixels.dtype),
     )
     if not finite:
         raise InputError("input.not_finite", "the pixels hold NaN or infinity")
     return geometry
 
 
-def _transfer(display: Display, dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Reduce a display transform to what the pass takes: a ramp or a sigmoid over stored values, or a table."""
+def transfer_of(display: Display, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Reduce a display transform to what the pass takes: a ramp or a sigmoid over stored values, or a table.
+
+    Raises
+    ------
+    InputError
+        ``input.unsupported``: a table is needed, which float pixels cannot have.
+    """
     voi = display.voi
     if not (isinstance(voi, LookupTable) or display.modality_lut or display.padding):
         low, high = ((bound - display.intercept) / display.slope for bound in voi.bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import threading
@@ -28,11 +29,20 @@ def f32(values):
     return np.ascontiguousarray(values, np.float32)
 
 
-def run(patch=None, mask=None, **options):
+def run_on(aggregate, patch=None, mask=None, **options):
     patch = f32([[0.0]]) if patch is None else f32(patch)
     mask = f32([[-9.0]]) if mask is None else f32(mask)
     defaults = {"geometry": identity(mask.shape), "method": "max", "high": 0.5, "low": 0.5, "min_area": 1}
     return aggregate(patch, mask, **(defaults | options))
+
+
+@pytest.fixture
+def run(twin):
+    """aggregate of every twin, with defaults."""
+    return functools.partial(run_on, twin.aggregate)
+
+
+run_on_cpu = functools.partial(run_on, aggregate)
 
 
 def on(picture):
@@ -77,29 +87,29 @@ def exact_logit(logits, method):
     ],
     ids=lambda logits: f"{logits.shape[0]}x{logits.shape[1]}_{logits.flat[0]:g}",
 )
-def test_products_agree_with_exact_arithmetic(method, logits):
+def test_products_agree_with_exact_arithmetic(run, twin, method, logits):
     logits = f32(logits)
     if logits.min() < -500:  # 1 - prod(1 - p) is sum(p), to more digits than there are
         expected = float(logits[0, 0]) + math.log(logits.size * (1 if method == "noisy_or" else 0.02))
     else:
         expected = exact_logit(logits, method)
-    assert run(logits, method=method).logit == pytest.approx(expected, rel=1e-13, abs=1e-13)
+    assert run(logits, method=method).logit == pytest.approx(expected, rel=twin.exact, abs=twin.exact)
 
 
-def test_noisy_or_of_one_percent_everywhere():
+def test_noisy_or_of_one_percent_everywhere(run):
     patch = np.full((16, 16), math.log(0.01 / 0.99))
     probability = 1 / (1 + math.exp(-run(patch, method="noisy_or").logit))
     assert probability == pytest.approx(1 - 0.99**256, abs=1e-7)
     assert round(probability, 2) == 0.92
 
 
-def test_paper_098_of_one_certain_patch():
+def test_paper_098_of_one_certain_patch(run, twin):
     patch = np.full((16, 16), -100.0)
     patch[3, 7] = 100
-    assert run(patch, method="paper_098").logit == pytest.approx(math.log(0.02 / 0.98), abs=1e-12)
+    assert run(patch, method="paper_098").logit == pytest.approx(math.log(0.02 / 0.98), abs=10 * twin.exact)
 
 
-def test_paper_098_needs_35_certain_patches_for_one_half():
+def test_paper_098_needs_35_certain_patches_for_one_half(run):
     patch = np.full((16, 16), -100.0)
     patch.flat[:34] = 100
     assert run(patch, method="paper_098").logit < 0
@@ -107,20 +117,20 @@ def test_paper_098_needs_35_certain_patches_for_one_half():
     assert run(patch, method="paper_098").logit > 0
 
 
-def test_noisy_or_of_one_patch_is_its_logit():
+def test_noisy_or_of_one_patch_is_its_logit(run, twin):
     for z in (-100, -40, -1, 0, 1, 20, 40, 100):
-        assert run([[z]], method="noisy_or").logit == pytest.approx(z, rel=1e-14, abs=1e-14)
+        assert run([[z]], method="noisy_or").logit == pytest.approx(z, rel=twin.exact, abs=twin.exact)
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 34, 35, 36, 10**12])
-def test_top_k_is_the_mean_of_the_largest(k):
+def test_top_k_is_the_mean_of_the_largest(run, k):
     patch = f32(np.random.default_rng(5).normal(0, 5, (5, 7)))
     patch[0, :3] = patch.max()  # ties
     expected = np.sort(patch.ravel().astype(np.float64))[::-1][:k].mean()
     assert run(patch, method="top_k", k=k).logit == pytest.approx(expected, rel=1e-14)
 
 
-def test_max_is_the_largest_and_a_plain_float():
+def test_max_is_the_largest_and_a_plain_float(run):
     patch = f32(np.random.default_rng(6).normal(-50, 5, (9, 4)))
     logit = run(patch, method="max").logit
     assert type(logit) is float
@@ -128,7 +138,7 @@ def test_max_is_the_largest_and_a_plain_float():
 
 
 @pytest.mark.parametrize("method", ["noisy_or", "paper_098", "top_k", "max"])
-def test_mask_as_source_scores_the_content_only(method):
+def test_mask_as_source_scores_the_content_only(run, twin, method):
     rng = np.random.default_rng(7)
     geometry = Geometry.fit((40, 21), (17, 19))
     x0, y0, x1, y1 = geometry.content
@@ -143,7 +153,7 @@ def test_mask_as_source_scores_the_content_only(method):
         "top_k": lambda: np.sort(content, axis=None)[-4:].astype(float).mean(),
         "max": lambda: content.max(),
     }[method]()
-    assert got == pytest.approx(float(expected), rel=1e-12)
+    assert got == pytest.approx(float(expected), rel=10 * twin.exact)
 
 
 # ---- regions -----------------------------------------------------------------------------------------------
@@ -199,7 +209,7 @@ def reference_regions(mask, geometry, high, low, min_area):
     return sorted(found, key=lambda one: (-one.sum(), np.flatnonzero(one)[0]))
 
 
-def check_against_reference(mask, geometry, high, low, min_area):
+def check_against_reference(run, mask, geometry, high, low, min_area):
     mask = f32(mask)
     got = run(
         mask=mask, geometry=geometry, high=high, low=low, min_area=min_area, columns_toward="left",
@@ -321,9 +331,9 @@ TWO_HOLES_MEET_AT_A_CORNER = """
         np.where(np.abs(np.indices((40, 200))[1] - 100) >= np.arange(40)[:, None] * 2.5, 2, -2),
     ],
 )
-def test_shapes_agree_with_the_reference(mask):
+def test_shapes_agree_with_the_reference(run, mask):
     for min_area in (0, 1, 2, 20):
-        check_against_reference(mask, identity(mask.shape), 0.7, 0.5, min_area)
+        check_against_reference(run, mask, identity(mask.shape), 0.7, 0.5, min_area)
 
 
 @pytest.mark.parametrize(
@@ -339,17 +349,17 @@ def test_shapes_agree_with_the_reference(mask):
         ((101, 100), (70, 70)),
     ],
 )
-def test_random_maps_agree_with_the_reference(source, target):
+def test_random_maps_agree_with_the_reference(run, source, target):
     geometry = Geometry.fit(source, target)
     for seed in range(40):
         rng = np.random.default_rng(seed)
         mask = ndimage.gaussian_filter(rng.normal(0, 1, target), rng.choice([0, 0.6, 1.5]), mode="nearest")
         mask = 3 * (mask - np.quantile(mask, rng.uniform(0.1, 0.95))) / (mask.std() + 1e-6)
         low = rng.uniform(0.1, 0.6)
-        check_against_reference(mask, geometry, rng.uniform(low, 0.95), low, int(rng.integers(0, 9)))
+        check_against_reference(run, mask, geometry, rng.uniform(low, 0.95), low, int(rng.integers(0, 9)))
 
 
-def test_regions_by_hand():
+def test_regions_by_hand(run):
     mask = on("""
         ......
         .+#...
@@ -372,18 +382,18 @@ def test_regions_by_hand():
     assert region.side == "right"
 
 
-def test_pinch_is_passed_twice():
+def test_pinch_is_passed_twice(run):
     (region,) = run(mask=on("#. .#")).regions
     assert region.outline == ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (1, 2), (1, 1), (0, 1))
 
 
-def test_hole_is_in_the_outline_but_not_in_the_area():
+def test_hole_is_in_the_outline_but_not_in_the_area(run):
     (region,) = run(mask=on("### #.# ###")).regions
     assert region.outline == ((0, 0), (3, 0), (3, 3), (0, 3))
     assert region.area_px == 8
 
 
-def test_order_is_by_area_then_raster():
+def test_order_is_by_area_then_raster(run):
     mask = on("""
         ...##..#
         #.......
@@ -394,7 +404,7 @@ def test_order_is_by_area_then_raster():
     assert boxes == [(3, 2, 5, 4), (3, 0, 5, 1), (0, 1, 1, 3), (7, 2, 8, 4), (7, 0, 8, 1)]
 
 
-def test_padding_holds_no_region_and_cuts_regions():
+def test_padding_holds_no_region_and_cuts_regions(run):
     geometry = Geometry((8, 4), (8, 8), (2, 0, 6, 8))
     mask = np.full((8, 8), 5, np.float32)
     (region,) = run(mask=mask, geometry=geometry, columns_toward="left").regions
@@ -406,14 +416,14 @@ def test_padding_holds_no_region_and_cuts_regions():
     assert run(mask=mask, geometry=geometry).regions == ()
 
 
-def test_row_ends_are_not_neighbours():
+def test_row_ends_are_not_neighbours(run):
     assert len(run(mask=on("..# #..")).regions) == 2
     wide = np.full((3, 130), -3.0)
     wide[0, 63:65] = wide[1, 129] = wide[2, 0] = 3  # across the 64 pixels handled at a time
     assert [region.area_px for region in run(mask=wide).regions] == [2, 1, 1]
 
 
-def test_peak_is_the_first_of_equals_by_logit():
+def test_peak_is_the_first_of_equals_by_logit(run):
     mask = np.full((4, 70), 30.0)  # the probability is 1 everywhere
     assert run(mask=mask).regions[0].peak == (0.5, 0.5)
     mask[2, 69] = mask[3, 1] = 40
@@ -422,7 +432,7 @@ def test_peak_is_the_first_of_equals_by_logit():
 
 
 @pytest.mark.parametrize("threshold", [1e-6, 0.01, 0.3, 0.5, 0.7, 0.9, 0.999])
-def test_thresholds_are_sharp_and_inclusive(threshold):
+def test_thresholds_are_sharp_and_inclusive(run, threshold):
     nearest = np.float32(math.log(threshold / (1 - threshold)))
     with localcontext() as context:
         context.prec = 60
@@ -434,7 +444,7 @@ def test_thresholds_are_sharp_and_inclusive(threshold):
 
 
 @pytest.mark.parametrize(("toward", "expected"), [("left", "left"), ("right", "right"), (None, None)])
-def test_side_of_the_patient(toward, expected):
+def test_side_of_the_patient(run, toward, expected):
     geometry = Geometry.fit((60, 40), (30, 30))
     mask = np.full((30, 30), -3, np.float32)
     mask[4:9, 16:20] = 3  # right of the middle of the content
@@ -444,7 +454,7 @@ def test_side_of_the_patient(toward, expected):
     assert run(mask=mirrored, geometry=geometry, columns_toward=toward).regions[0].side == opposite
 
 
-def test_box_and_outline_come_back_to_the_map():
+def test_box_and_outline_come_back_to_the_map(run):
     for source in [(2500, 2048), (511, 513), (90, 30)]:
         geometry = Geometry.fit(source, (61, 47))
         mask = np.full((61, 47), -3, np.float32)
@@ -464,7 +474,7 @@ def test_box_and_outline_come_back_to_the_map():
         assert top + 5 - 1e-9 <= by1 < top + 5 + step_y
 
 
-def test_without_outlines_all_else_is_the_same():
+def test_without_outlines_all_else_is_the_same(run):
     mask = np.random.default_rng(8).normal(0, 2, (40, 50))
     wanted = run(mask=mask).regions
     unwanted = run(mask=mask, want_outlines=False).regions
@@ -474,7 +484,7 @@ def test_without_outlines_all_else_is_the_same():
         assert {**vars(one), "outline": ()} == vars(other)
 
 
-def test_result_holds_plain_python_numbers():
+def test_result_holds_plain_python_numbers(run):
     (region,) = run(mask=on("##")).regions
     assert all(type(value) is int for value in region.box)
     assert all(type(value) is float for point in (*region.outline, region.peak, region.centroid) for value in point)
@@ -488,7 +498,7 @@ def test_inputs_may_be_read_only_and_stay_as_they_are():
     patch, mask = f32(rng.normal(size=(4, 4))), f32(rng.normal(size=(20, 30)))
     before = patch.copy(), mask.copy()
     patch.flags.writeable = mask.flags.writeable = False
-    run(patch, mask, method="top_k", k=3, source="mask")
+    run_on_cpu(patch, mask, method="top_k", k=3, source="mask")
     mask_probability(mask)
     np.testing.assert_array_equal(patch, before[0])
     np.testing.assert_array_equal(mask, before[1])
@@ -529,7 +539,7 @@ def test_mask_probability_keeps_the_shape(shape):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [(0, 0), (16, 18), (8, 11), (3, 0)])
-def test_not_finite_is_an_error_wherever_it_stands(bad, where):
+def test_not_finite_is_an_error_wherever_it_stands(run, bad, where):
     geometry = Geometry.fit((40, 21), (17, 19))  # columns 5 to 13 are content
     clean = np.zeros((17, 19), np.float32)
     broken = clean.copy()
@@ -593,13 +603,13 @@ def test_contract_of_the_arrays(argument, array, error, text):
 )
 def test_contract_of_the_options(options, text):
     with pytest.raises(ValueError, match=text):
-        run(mask=np.zeros((4, 4)), **options)
+        run_on_cpu(mask=np.zeros((4, 4)), **options)
 
 
 @pytest.mark.parametrize("options", [{"k": 1.5}, {"min_area": "3"}, {"high": "0.5"}, {"method": None}])
 def test_options_of_another_type(options):
     with pytest.raises(TypeError):
-        run(mask=np.zeros((4, 4)), **options)
+        run_on_cpu(mask=np.zeros((4, 4)), **options)
 
 
 def test_other_threads_run_meanwhile():
@@ -608,7 +618,7 @@ def test_other_threads_run_meanwhile():
 
     def work():
         begun.set()
-        run(mask=mask, want_outlines=False)
+        run_on_cpu(mask=mask, want_outlines=False)
         done[0] = True
 
     interval = sys.getswitchinterval()

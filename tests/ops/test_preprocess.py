@@ -62,11 +62,11 @@ SHAPES = [
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
-def test_linear_window_equals_the_loops(dtype, shape, size):
+def test_linear_window_equals_the_loops(twin, dtype, shape, size):
     pixels = stored(dtype, shape)
     low, high = (20.0, 180.0) if dtype == np.float32 else np.percentile(np.arange(*_span(dtype)), (20, 80))
     display = Display(voi=Window.from_range(low, high))
-    tensor, geometry = preprocess(pixels, display=display, size=size)
+    tensor, geometry = twin.preprocess(pixels, display=display, size=size)
     assert tensor.dtype == np.float32
     assert geometry == Geometry.fit(shape, size)
     np.testing.assert_allclose(tensor, area_mean(display(pixels), size), atol=TOLERANCE)
@@ -100,26 +100,26 @@ DISPLAYS = {
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 @pytest.mark.parametrize("name", DISPLAYS)
-def test_every_display_transform_equals_the_definition(dtype, name):
+def test_every_display_transform_equals_the_definition(twin, dtype, name):
     pixels = stored(dtype, (37, 29), seed=3)
     pixels[:20] = np.random.default_rng(5).integers(0, 4096, (20, 29))
     if "far" in name:
         pixels[20:30] = round(DISPLAYS[name].voi.center) + np.random.default_rng(6).integers(-1, 2, (10, 29))
-    tensor, _ = preprocess(pixels, display=DISPLAYS[name], size=(24, 24))
+    tensor, _ = twin.preprocess(pixels, display=DISPLAYS[name], size=(24, 24))
     np.testing.assert_allclose(tensor, area_mean(DISPLAYS[name](pixels), (24, 24)), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["ct-like", "inverted", "odd width", "sigmoid", "sigmoid inverted"])
-def test_float_sources_equal_the_definition(name):
+def test_float_sources_equal_the_definition(twin, name):
     pixels = np.random.default_rng(1).uniform(-3000, 5000, (37, 29)).astype(np.float32)
-    tensor, _ = preprocess(pixels, display=DISPLAYS[name], size=(24, 24))
+    tensor, _ = twin.preprocess(pixels, display=DISPLAYS[name], size=(24, 24))
     np.testing.assert_allclose(tensor, area_mean(DISPLAYS[name](pixels), (24, 24)), atol=TOLERANCE)
 
 
-def test_float_sources_keep_their_precision_in_a_narrow_window_far_from_zero():
+def test_float_sources_keep_their_precision_in_a_narrow_window_far_from_zero(twin):
     pixels = (30000 + np.random.default_rng(1).uniform(-1, 1, (16, 16))).astype(np.float32)
     display = Display(voi=Window(30000.3, 0.8, "LINEAR_EXACT"))
-    tensor, _ = preprocess(pixels, display=display, size=(16, 16))
+    tensor, _ = twin.preprocess(pixels, display=display, size=(16, 16))
     np.testing.assert_allclose(tensor, display(pixels), atol=TOLERANCE)
 
 
@@ -141,16 +141,16 @@ def test_every_instruction_set_agrees(dtype, isa):
         Display(voi=Window(5, 1)),
     ],
 )
-def test_a_window_too_extreme_for_float_pixels_is_an_error(display):
+def test_a_window_too_extreme_for_float_pixels_is_an_error(twin, display):
     with pytest.raises(InputError) as raised:
-        preprocess(np.zeros((20, 20), np.float32), display=display, size=(20, 20))
+        twin.preprocess(np.zeros((20, 20), np.float32), display=display, size=(20, 20))
     assert raised.value.code == "input.unsupported"
 
 
-def test_a_steep_sigmoid_on_float_pixels():
+def test_a_steep_sigmoid_on_float_pixels(twin):
     pixels = np.random.default_rng(0).uniform(-10, 10, (20, 20)).astype(np.float32)
     display = Display(voi=Window(0, 1e-12, "SIGMOID"))
-    tensor, _ = preprocess(pixels, display=display, size=(20, 20))
+    tensor, _ = twin.preprocess(pixels, display=display, size=(20, 20))
     np.testing.assert_allclose(tensor, display(pixels), atol=TOLERANCE)
 
 
@@ -193,8 +193,8 @@ def test_strides_of_every_kind_read_the_same_film():
         np.testing.assert_array_equal(actual, expected, err_msg=name)
 
 
-def test_normalisation_and_padding():
-    tensor, geometry = preprocess(
+def test_normalisation_and_padding(twin):
+    tensor, geometry = twin.preprocess(
         np.full((10, 5), 255, np.uint8),
         display=Display(voi=Window.from_range(0, 255)),
         size=(8, 8),
@@ -207,14 +207,14 @@ def test_normalisation_and_padding():
     assert (np.delete(tensor, np.s_[x0:x1], axis=1) == -2).all()
 
 
-def test_half_precision_is_the_rounded_single():
+def test_half_precision_is_the_rounded_single(twin):
     pixels = stored(np.uint16, (90, 75))
     display = Display(voi=Window(30000, 60000))
-    single, _ = preprocess(pixels, display=display, size=(48, 48), mean=0.4, std=1e-3)
-    half, _ = preprocess(pixels, display=display, size=(48, 48), mean=0.4, std=1e-3, dtype=np.float16)
+    single, _ = twin.preprocess(pixels, display=display, size=(48, 48), mean=0.4, std=1e-3)
+    half, _ = twin.preprocess(pixels, display=display, size=(48, 48), mean=0.4, std=1e-3, dtype=np.float16)
     np.testing.assert_array_equal(half, single.astype(np.float16))
-    tiny, _ = preprocess(pixels, display=display, size=(48, 48), std=3e4, dtype=np.float16)
-    exact, _ = preprocess(pixels, display=display, size=(48, 48), std=3e4)
+    tiny, _ = twin.preprocess(pixels, display=display, size=(48, 48), std=3e4, dtype=np.float16)
+    exact, _ = twin.preprocess(pixels, display=display, size=(48, 48), std=3e4)
     np.testing.assert_array_equal(tiny, exact.astype(np.float16))
 
 
@@ -238,9 +238,9 @@ def test_target_may_be_a_view_and_nothing_outside_it_is_touched():
     assert (canvas[2:18, 4:36] <= 1).all()
 
 
-def test_uint16_is_never_read_as_eight_bit():
+def test_uint16_is_never_read_as_eight_bit(twin):
     pixels = np.full((20, 20), 0x0100, np.uint16)  # the low byte is zero
-    tensor, _ = preprocess(pixels, display=Display(voi=Window.from_range(0, 65535)), size=(4, 4))
+    tensor, _ = twin.preprocess(pixels, display=Display(voi=Window.from_range(0, 65535)), size=(4, 4))
     np.testing.assert_allclose(tensor, 256 / 65535, rtol=1e-5)
 
 

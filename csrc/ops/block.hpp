@@ -1,0 +1,68 @@
+// One CUDA thread block as the block algorithms see it.  They are written as phases, `each(f)`: f(thread) for
+// every thread of the block, then a barrier; no thread keeps anything from one phase to the next but in
+// shared memory.  So the same code runs on the device and, for tests, on the host
+// (csrc/tests/host_block.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/device.hpp"
+
+namespace ptxsdk::cuda {
+
+struct alignas(16) Vector16 {
+    std::uint32_t words[4];
+};
+
+#if defined(__CUDACC__)
+
+struct DeviceBlock {
+    std::byte* shared;
+
+    PTXSDK_DEVICE int threads() const { return static_cast<int>(blockDim.x); }
+
+    template <typename Phase>
+    PTXSDK_DEVICE void each(Phase phase) const {
+        phase(static_cast<int>(threadIdx.x));
+        __syncthreads();
+    }
+
+    // 16 bytes that no one writes during the kernel.
+    PTXSDK_DEVICE static Vector16 load16(const std::byte* aligned) {
+        const uint4 v = __ldg(reinterpret_cast<const uint4*>(aligned));
+        return {{v.x, v.y, v.z, v.w}};
+    }
+
+    // What other blocks may have written during the kernel, before their `publish`.
+    template <typename T>
+    PTXSDK_DEVICE static T fresh(const T* value) {
+        return __ldcg(value);
+    }
+    PTXSDK_DEVICE static std::uint64_t fresh(const std::uint64_t* value) {
+        return __ldcg(reinterpret_cast<const unsigned long long*>(value));
+    }
+
+    // Makes this thread's writes visible to blocks that see a later atomic operation of it.
+    PTXSDK_DEVICE static void publish() { __threadfence(); }
+
+    PTXSDK_DEVICE static std::uint32_t fetch_add(std::uint32_t* to, std::uint32_t value) {
+        return atomicAdd(to, value);
+    }
+    PTXSDK_DEVICE static void add(std::uint64_t* to, std::uint64_t value) {
+        atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+    }
+    PTXSDK_DEVICE static void set_bits(std::uint32_t* to, std::uint32_t bits) { atomicOr(to, bits); }
+    PTXSDK_DEVICE static std::uint32_t fetch_min(std::uint32_t* to, std::uint32_t value) {
+        return atomicMin(to, value);
+    }
+    PTXSDK_DEVICE static void lower(std::int32_t* to, std::int32_t value) { atomicMin(to, value); }
+    PTXSDK_DEVICE static void raise(std::int32_t* to, std::int32_t value) { atomicMax(to, value); }
+    PTXSDK_DEVICE static void raise(std::uint64_t* to, std::uint64_t value) {
+        atomicMax(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+    }
+};
+
+#endif
+
+}  // namespace ptxsdk::cuda

@@ -1,0 +1,18 @@
+// A failure of the CUDA runtime becomes an exception.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "ops/cuda.hpp"
+
+namespace ptxsdk::cuda {
+
+inline void check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess)
+        throw CudaError(std::string(what) + ": " + cudaGetErrorString(status) + " (" +
+                        cudaGetErrorName(status) + ")");
+}
+
+}  // namespace ptxsdk::cuda
