@@ -40,6 +40,7 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Films scored sid
 Keep = Annotated[int, typer.Option("--keep", min=0, help="Films that stay in the spool for the page.")]
 Reserve = Annotated[int, typer.Option("--reserve", metavar="MIB", min=0, help="Room to leave on the disk.")]
 MaxObject = Annotated[int, typer.Option("--max-object", metavar="MIB", min=1, help="Largest object taken.")]
+Grace = Annotated[float, typer.Option("--grace", metavar="SECONDS", min=0, help="For what is in hand at a stop.")]
 GiveUp = Annotated[float, typer.Option("--give-up", metavar="HOURS", help="Results older than this are given up.")]
 TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM: speak TLS, with this certificate.")]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM of its key.")]
@@ -78,6 +79,7 @@ def node(
     keep: Keep = 20,
     reserve: Reserve = 256,
     give_up: GiveUp = 72,
+    grace: Grace = 20,
     engine: Engine = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -104,7 +106,7 @@ def node(
             max_associations=max_associations,
             max_per_host=max_per_host,
             idle_seconds=idle,
-            **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up),
+            **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up, grace),
             **_tls(tls_cert, tls_key, tls_ca, forward_tls),
         )
 
@@ -131,6 +133,7 @@ def watch(
     keep: Keep = 20,
     reserve: Reserve = 256,
     give_up: GiveUp = 72,
+    grace: Grace = 20,
     engine: Engine = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -151,7 +154,7 @@ def watch(
             watch=folder,
             remove_dropped=remove,
             settle_seconds=settle,
-            **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up),
+            **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up, grace),
             **_tls(tls_cert, tls_key, tls_ca, forward_tls),
         )
 
@@ -193,6 +196,7 @@ def _common(
     reserve: int,
     max_object: int,
     give_up: float,
+    grace: float,
 ) -> dict[str, Any]:
     """Return the part of the configuration that `node` and `watch` share."""
     from ptxsdk.node.config import Peer
@@ -211,6 +215,7 @@ def _common(
         "reserve_bytes": reserve * _MIB,
         "max_object_bytes": max_object * _MIB,
         "give_up_seconds": give_up * 3600,
+        "grace_seconds": grace,
     }
 
 

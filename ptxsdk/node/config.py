@@ -134,6 +134,8 @@ class NodeConfig:
         First and longest wait before results are sent again.
     give_up_seconds : float
         Results that nobody took for so long are undeliverable.
+    grace_seconds : float
+        At a stop associations may go on so long, and after them films and deliveries in hand.
     keep : int
         Newest films that stay in the spool for the page after all is done with them.
     forget_seconds : float
@@ -165,6 +167,7 @@ class NodeConfig:
     retry_seconds: float = 2.0
     retry_cap_seconds: float = 300.0
     give_up_seconds: float = 72 * 3600.0
+    grace_seconds: float = 20.0
     keep: int = 20
     forget_seconds: float = 30 * 24 * 3600.0
 
@@ -189,8 +192,8 @@ class NodeConfig:
             if getattr(self, name) < 1:
                 raise NodeError("node.option", f"{name} must be at least 1")
         for name in ("idle_seconds", "transfer_seconds", "retry_seconds", "retry_cap_seconds", "give_up_seconds"):
-            if not getattr(self, name) > 0:
-                raise NodeError("node.option", f"{name} must be above 0")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise NodeError("node.option", f"{name} must be above 0, and finite")
 
     @property
     def destinations(self) -> tuple[str, ...]:

@@ -86,6 +86,9 @@ class Sender(threading.Thread, ABC):
                 failures += 1
                 self._stopping.wait(self._delay(failures))
 
+    def interrupt(self) -> None:
+        """End a delivery that does not come to an end by itself."""
+
     @abstractmethod
     def _deliver_all(self, films: Sequence[Film]) -> None:
         """Deliver films, each through `_deliver`."""
@@ -156,14 +159,21 @@ class DicomSender(Sender):
         for sop_class in kinds.values():
             entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._entity = entity
+        self._association: Any = None
         self._tls: tuple[Any, str] | None = None
         if config.forward_tls and config.tls is not None:
             self._tls = (config.tls.client(), peer.host)
+
+    def interrupt(self) -> None:
+        """Abort the association."""
+        if self._association is not None:
+            self._association.abort()
 
     def _deliver_all(self, films: Sequence[Film]) -> None:
         association = self._entity.associate(
             self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=self._tls
         )
+        self._association = association
         if not association.is_established:
             raise Unreachable("rejected" if association.is_rejected else "no association")
         try:

@@ -28,7 +28,7 @@ from ptxsdk.node.worker import Worker
 if TYPE_CHECKING:
     from ptxsdk.node.scp import Listener
 
-_STOP_SECONDS = 20.0
+_ABORT_SECONDS = 5.0
 _TIDY_SECONDS = 5.0
 
 
@@ -146,12 +146,16 @@ class Service:
             return
         log("stopping")
         if self.listener is not None:
-            self.listener.stop(_STOP_SECONDS)
+            self.listener.stop(self.config.grace_seconds)
         self._stopping.set()
         self.store.wake()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + self.config.grace_seconds
         for part in (*self._workers, *self._senders, *((self._watcher,) if self._watcher else ())):
             part.join(max(0.0, deadline - time.monotonic()))
+        for sender in self._senders:
+            if sender.is_alive():  # the destination does not answer; it gets all of it after the next start
+                sender.interrupt()
+                sender.join(_ABORT_SECONDS)
         if self.web is not None:
             self.web.stop()
         self.tidy()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import urllib.request
 from collections import Counter
 
@@ -136,6 +138,36 @@ def test_a_film_sent_again_changes_nothing_in_the_pacs(pacs, engine_file, tmp_pa
             assert node.stop() == 0
     study = ds.StudyInstanceUID
     assert counted(pacs, {study}) == {(study, "OT"): 1, (study, "SR"): 1, (study, "SEG"): 1}
+
+
+def test_a_stop_does_not_wait_for_a_destination_that_hangs(engine_file, tmp_path):
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    released = threading.Event()
+
+    def hang(_):
+        released.wait(60)
+        return 0x0000
+
+    entity = AE("HANGS")
+    entity.supported_contexts = AllStoragePresentationContexts
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, hang)])
+    try:
+        name = f"HANGS@127.0.0.1:{server.server_address[1]}"
+        options = ("--engine", engine_file, *arguments(tmp_path, name), "--grace", 1)
+        with Node(*options) as node:
+            assert storescu(node.port, film_files(tmp_path / "films", 1, 5000))[0] == 0
+            wait_for(lambda: server.active_associations, 20, "a delivery")
+            started = time.monotonic()
+            assert node.stop() == 0
+            assert time.monotonic() - started < 10
+        released.set()
+        with Node(*options) as node:
+            node.wait_done(1, 30)
+            assert node.stop() == 0
+    finally:
+        released.set()
+        server.shutdown()
 
 
 def test_a_destination_that_refuses_is_tried_again(engine_file, tmp_path):

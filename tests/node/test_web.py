@@ -293,6 +293,8 @@ def test_triage_shows_no_place(browser, tmp_path):
         assert tab.evaluate(COUNT)[0] == 0
         assert "PNEUMOTHORAX FLAGGED" in tab.inner_text("h2")
         tab.close()
+        (result,) = (tmp_path / "out").glob("*/result.json")
+        assert json.loads(result.read_text())["regions"] == []
 
 
 def test_a_film_that_left_the_spool(browser, engine_file, tmp_path):

@@ -13,8 +13,8 @@ from made import make_chest
 from node_process import FLAGGED, dx, encoded, wait_for
 
 from ptxsdk import Detector
-from ptxsdk.errors import BackendError, WriterError
-from ptxsdk.node.config import NodeConfig
+from ptxsdk.errors import BackendError, NodeError, WriterError
+from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.sender import FolderSender
 from ptxsdk.node.store import MAX_ATTEMPTS, Store
@@ -46,6 +46,34 @@ def parts(tmp_path, monkeypatch):
 def put(parts, number):
     ds = dx(make_chest((512, 448), **FLAGGED), number)
     parts.store.put(encoded(ds), ds.SOPInstanceUID, "AET")
+
+
+def test_what_is_sent_follows_from_the_profile(tmp_path):
+    for profile, formats in (("cade", ("sc", "sr", "seg")), ("triage", ("sc", "sr"))):
+        assert NodeConfig(spool=tmp_path, out=tmp_path, profile=profile).formats == formats
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("PACS@host:104", ("PACS", "host", 104)),
+        ("MY PACS@[::1]:11112", ("MY PACS", "::1", 11112)),
+        (" PACS @10.0.0.1:1", ("PACS", "10.0.0.1", 1)),
+    ],
+)
+def test_peers(text, peer):
+    found = Peer.parse(text)
+    assert (found.aet, found.host, found.port) == peer
+    assert Peer.parse(found.name) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "PACS", "@h:1", "P@:1", "P@h", "P@h:", "P@h:99999", "P@::1:104", "P\n@h:1", "é@h:1"]
+)
+def test_what_is_no_peer(text):
+    with pytest.raises(NodeError) as raised:
+        Peer.parse(text)
+    assert raised.value.code == "node.option"
 
 
 class Broken:
