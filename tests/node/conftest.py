@@ -1,8 +1,9 @@
-"""Nodes that tests of a module share, with the small engine, and certificates."""
+"""What tests of the node share: the small engine, a node with films to look at, certificates."""
 
 from __future__ import annotations
 
 import pytest
+from node_process import example, page_node, send, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +62,20 @@ def certificates(tmp_path_factory):
     make("modality", authority)
     make("stranger")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory):
+    """A node with the engine that ships, a flagged film, one that is not, and one that was refused."""
+    folder = tmp_path_factory.mktemp("web")
+    with page_node(folder) as made:
+        made.folder = folder
+        assert send(made.port, example("00017098_003", 1)) == 0
+        assert send(made.port, example("00029943_001", 2)) == 0
+        assert send(made.port, example("00017098_003", 3, ViewPosition="LL")) == 0
+        made.wait_done(2, 60)
+        wait_for(lambda: made.events("refused"), 20)
+        made.film = made.events("scored", outcome="flagged")[0]["film"]
+        made.plain = made.events("scored", outcome="not_flagged")[0]["film"]
+        made.refused = made.events("refused")[0]["film"]
+        yield made

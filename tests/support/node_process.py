@@ -190,6 +190,12 @@ class Node:
         self.kill()
 
 
+def page_node(folder, *arguments):
+    """A node with a page, whose results go into a folder."""
+    options = ("--port", 0, "--http", 0, "--spool", folder / "spool", "--out", folder / "out", "--write", "sr")
+    return Node(*options, *arguments)
+
+
 class Orthanc:
     """A PACS with a database of its own; `url` is its REST API, ``/dicom-web`` below it DICOMweb."""
 
