@@ -46,7 +46,12 @@ def encode(film: Radiograph, *, longest_side: int = LONGEST_SIDE) -> bytes:
 def _whole_range(film: Radiograph) -> tuple[Display, int, int]:
     """Return a display over all values of the film, and where its own window lies in it, 0..65535."""
     display = film.display
-    if not isinstance(display.voi, Window) or display.voi.function == "SIGMOID" or display.modality_lut is not None:
+    if (
+        not isinstance(film.pixels, np.ndarray)
+        or not isinstance(display.voi, Window)
+        or display.voi.function == "SIGMOID"
+        or display.modality_lut is not None
+    ):
         return display, 0, 65535
     ends = sorted(float(end) * display.slope + display.intercept for end in (film.pixels.min(), film.pixels.max()))
     low, high = display.voi.bounds
