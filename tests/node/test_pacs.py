@@ -83,6 +83,19 @@ def test_a_film_comes_back_as_picture_report_and_segmentation(pacs, tmp_path):
     assert picture.Modality == "OT"
 
 
+def test_a_real_film_in_jpeg_2000(pacs, tmp_path):
+    """A Philips CR of pydicom-data: MONOCHROME1, 15 bits, with what real units write into a header."""
+    from pydicom.data import get_testdata_file
+
+    film = pydicom.dcmread(get_testdata_file("RG1_J2KR.dcm", download=False))
+    with Node(*arguments(tmp_path, pacs.name)) as node:
+        assert send(node.port, film) == 0
+        node.wait_done(1)
+        assert node.stop() == 0
+    found = counted(pacs, {film.StudyInstanceUID})
+    assert found[film.StudyInstanceUID, "OT"] == found[film.StudyInstanceUID, "SR"] == 1
+
+
 def test_a_kill_in_the_middle_of_fifty_films_loses_and_doubles_nothing(pacs, engine_file, tmp_path):
     paths = film_files(tmp_path / "films", 50, 1000)
     studies = {pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID for path in paths}
