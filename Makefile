@@ -23,7 +23,7 @@ lint:  ## needs the extra 'lint'
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc' 'csrc/*.cu')
 
 lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX; downloads their bindings
 	for name in 10.3 10 11 rtx; do \
@@ -33,7 +33,7 @@ lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX;
 format:
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc' 'csrc/*.cu')
 
 gpu-check:  ## what only a CUDA machine can show: twins, sanitizers, times; writes benchmarks/results/gpu-*.json
 	$(PYTHON) tools/gpu_check.py

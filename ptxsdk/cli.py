@@ -22,6 +22,7 @@ import typer
 import ptxsdk
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.node import command as node_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -435,6 +436,9 @@ def bench(
     )
 
 
+node_commands.add_to(app)
+
+
 def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tuple[str, ...]:
     from ptxsdk.writers import DEFAULT, NAMES, permitted
 
@@ -636,7 +640,16 @@ def _doctor_report() -> dict[str, Any]:
     from ptxsdk import backends
 
     versions = {"ptxsdk": ptxsdk.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in ("numpy", "openvino", "onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless", "highdicom"):
+    for name in (
+        "numpy",
+        "openvino",
+        "onnxruntime",
+        "pydicom",
+        "imagecodecs",
+        "opencv-python-headless",
+        "highdicom",
+        "pynetdicom",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

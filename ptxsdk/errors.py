@@ -70,6 +70,12 @@ CODES: dict[str, str] = {
     "writer.option": "A kind of result was asked for that does not exist.",
     "writer.source": "The film cannot be the source of DICOM results.",
     "writer.unavailable": "The package that DICOM results need is not installed.",
+    "node.option": "An option of the node has a value that it cannot work with.",
+    "node.unavailable": "A package that the node needs is not installed.",
+    "node.listen": "The node cannot listen at this address and port.",
+    "node.spool": "The spool folder cannot be used.",
+    "node.crashed": "The node went down several times while it scored this film.",
+    "node.undeliverable": "A destination did not take the results in the time allowed.",
 }
 
 
@@ -157,3 +163,9 @@ class WriterError(PtxsdkError):
     """A result could not be written; no partial file is left behind."""
 
     family = "writer."
+
+
+class NodeError(PtxsdkError):
+    """The DICOM node cannot run as asked, or could not bring a film's results where they belong."""
+
+    family = "node."
