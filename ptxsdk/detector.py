@@ -22,7 +22,7 @@ from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality,
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
-from ptxsdk.pipeline import Run, pipeline_around
+from ptxsdk.pipeline import Pipeline, Run, pipeline_around
 from ptxsdk.radiograph import Display, Radiograph, Window
 
 _LOGGER = logging.getLogger("ptxsdk")
@@ -115,7 +115,7 @@ class Detector:
             if precision != "auto" or self._backend.precision == exact:
                 raise
             _LOGGER.warning("%s: going on in %s", error.message, exact)
-            self._release()
+            _let_go(self._pipeline, self._backend)
             self._use(backends.load(engine, backend=backend, device=device, precision=exact, threads=threads))
             self.self_test(vectors=1)
 
@@ -123,10 +123,6 @@ class Detector:
         """Run the network on `backend` from here on."""
         self._backend = backend
         self._pipeline = pipeline_around(backend, self._engine, threads=self._threads, locate=self._profile == "cade")
-
-    def _release(self) -> None:
-        self._pipeline.close()
-        self._backend.close()
 
     @property
     def engine(self) -> Engine:
@@ -351,7 +347,7 @@ class Detector:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._release()
+                _let_go(self._pipeline, self._backend)
                 for member in self._crew:
                     member.close()
                 self._crew = ()
@@ -431,12 +427,18 @@ class Detector:
                 raise
             _LOGGER.warning("%s failed, going on on the CPU: %s", self._backend.device, error.message)
             lost = self._backend.device
-            self._release()
+            # A device that hangs may hang in being released too: nobody waits for it.
+            threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
             self._use(
                 backends.load(self._engine, backend="auto", device="cpu", precision="auto", threads=self._threads)
             )
             self._fallen = (f"device.fallback: {lost} failed [{error.code}], scored on the cpu",)
             return self._pipeline.run(film.pixels, film.display, check=check)
+
+
+def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:
+    pipeline.close()
+    backend.close()
 
 
 def _own(image: object) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
+import time
 
 import numpy as np
 import played_cuda
@@ -28,7 +30,8 @@ class Setting:
         self.gpu = PretendGpu()
         self.cuda = PretendCuda(played_cuda.module(), self.gpu)
         self.backends = []
-        self.usable = True
+        self.released = threading.Event()
+        self.released.set()
         for module in (device, film_graph):
             monkeypatch.setattr(module, "cuda_module", lambda: self.cuda)
         monkeypatch.setattr(backends, "load", self.load)
@@ -37,6 +40,8 @@ class Setting:
         if device == "cpu":
             return load_openvino(engine, precision="auto", threads=threads)
         self.backends.append(PretendBackend(self.gpu, engine))
+        close = self.backends[-1].close
+        self.backends[-1].close = lambda: (self.released.wait(30), close())
         return self.backends[-1]
 
     def detector(self, **options):
@@ -234,11 +239,17 @@ def test_a_lost_device(setting, on_cpu, how, code, caplog):
     with setting.detector(device="auto") as detector:
         assert detector.predict(FILM).device == "cuda:0"
         fail(setting, how)
+        setting.released = threading.Event()  # until here the device hangs in being released too
         for _ in range(2):
             found = detector.predict(FILM)
             same(found, on_cpu.predict(FILM))
             assert (found.backend, found.device) == ("openvino", "cpu")
             assert found.quality.warnings[-1] == f"device.fallback: cuda:0 failed [{code}], scored on the cpu"
+        assert not setting.backends[-1].closed
+        setting.released.set()
+        deadline = time.monotonic() + 10
+        while not setting.backends[-1].closed and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert setting.backends[-1].closed
         assert "going on on the CPU" in caplog.text
 
