@@ -43,7 +43,8 @@ class Detector:
     engine : path, bytes or Engine, optional
         A ``.ptxengine``; default: the engine that ships in the wheel.
     device : str
-        "auto", "cpu" or "cuda[:N]".  A device asked for by name that is not usable raises.
+        "auto", "cpu" or "cuda[:N]".  A device asked for by name that is not usable, or is lost later, raises; under
+        "auto" (with ``backend="auto"``) the detector then goes on on the CPU and its Detections say so.
     backend : str
         "auto", "openvino", "tensorrt" or "onnxruntime".
     precision : {"auto", "fp32", "fp16", "int8"}
@@ -144,8 +145,9 @@ class Detector:
 
         Parameters
         ----------
-        image : path, bytes, pydicom Dataset, ndarray or Radiograph
-            DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.
+        image : path, bytes, pydicom Dataset, ndarray, device array or Radiograph
+            DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.  Arrays on a CUDA
+            device need a detector on that device.
 
         Returns
         -------

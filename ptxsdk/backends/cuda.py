@@ -80,11 +80,11 @@ class Gpu:
             if before is not None:
                 driver.cuCtxSetCurrent(before)
 
-    def stream(self) -> Any:
-        """Return a new stream, a ``cuda.core.Stream``; the device must be `current`."""
-        from cuda.core import Device
+    def stream(self, address: int | None = None) -> Any:
+        """Return a ``cuda.core.Stream``: a new one, or the one at `address`; the device must be `current`."""
+        from cuda.core import Device, Stream
 
-        return Device(self.index).create_stream()
+        return Device(self.index).create_stream() if address is None else Stream.from_handle(address)
 
     def allocate(self, size: int, *, stream: Any) -> Any:
         """Return `size` bytes of the device's memory, a ``cuda.core.Buffer``; the device must be `current`."""

@@ -32,7 +32,7 @@ from ptxsdk.ops.preprocess import transfer_of
 from ptxsdk.pipeline import Check, Floats, Run
 from ptxsdk.radiograph import Display
 
-PATIENCE = 1.0
+PATIENCE = 0.75
 """Seconds that a film may take on the device before the device counts as lost."""
 FIRST_PATIENCE = 60.0
 _RECORDS = 16  # regions that come back with the result; more are fetched

@@ -59,12 +59,14 @@ def failures_of(what: str) -> Iterator[None]:
 
 
 class DeviceOps:
-    """preprocess and aggregate on one device, on a stream of its own; not thread-safe.
+    """preprocess and aggregate on one device; not thread-safe.
 
     Parameters
     ----------
     gpu : Gpu
         The device.
+    stream : int, optional
+        Address of a CUDA stream to work on, which must outlive this; default: one of its own.
 
     Raises
     ------
@@ -72,11 +74,11 @@ class DeviceOps:
         ``backend.unavailable``: no CUDA operations in this installation.
     """
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, *, stream: int | None = None) -> None:
         self._gpu = gpu
         self._cuda = cuda_module()
         with failures_of("a stream"), gpu.current():
-            self._stream = gpu.stream()
+            self._stream = gpu.stream(stream)
 
     def preprocess(
         self,

@@ -10,7 +10,7 @@ import pytest
 from ptxsdk.device_array import DeviceArray, is_device_array
 from ptxsdk.errors import InputError
 from ptxsdk.geometry import Geometry
-from ptxsdk.ops import aggregate, preprocess
+from ptxsdk.ops import aggregate, device, preprocess
 from ptxsdk.radiograph import Display, LookupTable, Window
 
 DISPLAYS = {
@@ -70,6 +70,17 @@ def test_a_batch_of_films_of_every_kind(cuda_twin, dtype):
         expected, wanted = preprocess(pixels, display=display, size=(32, 40), mean=0.5, std=0.25, dtype=dtype)
         assert geometry == wanted
         np.testing.assert_allclose(made[0], expected, atol=2e-3 if dtype == np.float16 else 1e-5)
+
+
+def test_a_stream_of_the_callers(cuda_twin):
+    with cuda_twin.gpu.current():
+        stream = cuda_twin.gpu.stream()
+        ops = device.DeviceOps(cuda_twin.gpu, stream=int(stream.handle))
+        assert int(ops._stream.handle) == int(stream.handle)
+    pixels = film(np.uint8, (50, 40))
+    tensor, _ = ops.preprocess([cuda_twin.moved(pixels)], displays=[DISPLAYS["ramp"]], size=(16, 16))
+    expected, _ = preprocess(pixels, display=DISPLAYS["ramp"], size=(16, 16))
+    np.testing.assert_allclose(cuda_twin.back(tensor)[0, 0], expected, atol=1e-6)
 
 
 def test_one_broken_film_of_a_batch_is_an_error(cuda_twin):

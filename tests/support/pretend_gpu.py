@@ -70,9 +70,9 @@ class PretendGpu:
     def require_current(self):
         assert self.depth, "the device is not current"
 
-    def stream(self):
+    def stream(self, address=None):
         self.require_current()
-        return Stream(self)
+        return Stream(self) if address is None else self.stream_of(address)
 
     def allocate(self, size, *, stream):
         self.require_current()
