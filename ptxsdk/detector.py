@@ -146,8 +146,8 @@ class Detector:
         Parameters
         ----------
         image : path, bytes, pydicom Dataset, ndarray, device array or Radiograph
-            DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.  Arrays on a CUDA
-            device need a detector on that device.
+            DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.  An array on a
+            CUDA device needs a detector on that device.
 
         Returns
         -------
