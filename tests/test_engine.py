@@ -562,7 +562,7 @@ def test_nothing_is_parsed_before_the_container_is_whole(monkeypatch: pytest.Mon
 
 
 def test_newer_format_is_told_apart_from_damage() -> None:
-    error = refusal(tampered(lambda plain: plain.update(format_version=2, novelty={})))
+    error = refusal(tampered(lambda plain: plain.update(format_version=3, novelty={})))
     assert error.code == "engine.format_version"
 
 
