@@ -1,4 +1,4 @@
-"""Signing, trusted keys and rollback: an older engine is refused, and the record of the newest cannot be lost unseen."""
+"""Signing, trusted keys, rollback: older engines are refused, and the record of the newest is not lost unseen."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_older_engine_is_refused_after_a_newer_one(signed, state):
         with Detector(signed(version), **options) as detector:
             assert detector.predict(make_chest()).engine.sha256 == detector.engine.sha256
         assert state.read() == version
-    with pytest.raises(EngineError, match="2.*3") as raised:
+    with pytest.raises(EngineError, match=r"2.*3") as raised:
         Detector(signed(2), **options)
     assert raised.value.code == "engine.rollback"
     assert state.read() == 3
