@@ -265,7 +265,7 @@ class Detector:
     def predict_batch(
         self, images: Iterable[object], *, errors: Literal["raise", "return"] = "raise"
     ) -> list[Detection] | list[Detection | PtxsdkError]:
-        """Score many films side by side; results equal those of `predict` to rounding.
+        """Score many films side by side; results are those of `predict`, on CPUs bit for bit (docs/determinism.md).
 
         The first batch of two films or more compiles the network again, for throughput: streams that each take a film
         through the whole pipeline.  `predict` and its latency stay as they are.
