@@ -57,6 +57,7 @@ def test_an_adult_chest_passes_every_header_check():
         ({"age": None}, "gate.age", "unknown"),
     ],
 )
+@pytest.mark.requirement("R-GATE-1")
 def test_header(header, code, status):
     assert statuses(**header)[code] == status
 
@@ -91,6 +92,7 @@ def test_a_policy_that_says_nothing_known_is_refused(changes):
     assert raised.value.code == "detector.option"
 
 
+@pytest.mark.requirement("R-ERROR-2")
 def test_free_text_in_a_header_is_not_repeated():
     free = {"view": "JOHN^DOE 1950", "body_part": "ARM OF JOHN\x1b[2J", "modality": "JOHN"}
     film = Radiograph(pixels=np.zeros((300, 300), np.uint8), display=DISPLAY, origin="dicom", **(ADULT_CHEST | free))
@@ -103,6 +105,7 @@ def test_free_text_in_a_header_is_not_repeated():
     ("orientation", "status"),
     [(("L", "F"), "pass"), (("R", "F"), "pass"), (("LA", "FR"), "pass"), (("A", "F"), "fail"), (("L", "H"), "fail")],
 )
+@pytest.mark.requirement("R-GATE-1")
 def test_orientation_tells_a_lateral_with_a_frontal_view(orientation, status):
     assert statuses(patient_orientation=orientation)["gate.view"] == status
     assert statuses(patient_orientation=orientation, view=None)["gate.view"] == status.replace("pass", "unknown")
@@ -112,6 +115,7 @@ def content(shown):
     return {check.code: check.status for check in gate.check_content(shown.astype(np.float32), GatePolicy())}
 
 
+@pytest.mark.requirement("R-GATE-2")
 def test_content_of_a_chest_and_of_its_negative():
     chest = make_chest() / 255
     assert set(content(chest).values()) == {"pass"}
@@ -119,6 +123,7 @@ def test_content_of_a_chest_and_of_its_negative():
     assert content(chest[:, ::-1])["gate.polarity"] == "pass"  # the gate does not mind a mirrored film
 
 
+@pytest.mark.requirement("R-GATE-2")
 def test_blank_and_faint_films():
     assert content(np.full((50, 60), 0.4)) == {"gate.constant": "fail"}
     assert content(0.5 + 0.1 * (make_chest() / 255 - 0.5))["gate.contrast"] == "fail"

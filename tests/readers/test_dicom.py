@@ -48,6 +48,7 @@ def test_importing_ptxsdk_readers_loads_neither_codecs_nor_pydicom(tmp_path):
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+@pytest.mark.requirement("R-INPUT-1")
 def test_native_pixels_are_exact(syntax, bits, signed):
     if bits == 8 and signed:
         pixels = film(bits=8, signed=True)
@@ -132,6 +133,7 @@ LOSSLESS = [
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
 @pytest.mark.parametrize(("syntax", "encoder", "encode"), LOSSLESS, ids=lambda value: str(value)[-22:])
+@pytest.mark.requirement("R-INPUT-1")
 def test_lossless_codestreams_are_exact(syntax, encoder, encode, bits):
     pixels = film(bits=bits)
     file = encapsulated(dataset(pixels, bits), encode(pixels, bits), syntax)
@@ -187,6 +189,7 @@ def test_lossy_codestreams_equal_a_second_decoder():
 
 
 @pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.requirement("R-INPUT-1")
 def test_signed_codestreams_are_exact(bits):
     pixels = film(bits=bits, signed=True)
     unsigned = (pixels.astype(int) & (1 << bits) - 1).astype(np.uint16)
@@ -270,6 +273,7 @@ DISPLAYS = {
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("attributes", DISPLAYS.values(), ids=DISPLAYS)
+@pytest.mark.requirement("R-INPUT-2")
 def test_display_equals_highdicom(attributes, photometric):
     ds = dataset(PhotometricInterpretation=photometric, **attributes)
     ds.PresentationLUTShape = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
@@ -278,6 +282,7 @@ def test_display_equals_highdicom(attributes, photometric):
     np.testing.assert_allclose(found.display(found.pixels), _highdicom(ds), atol=2e-5)
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_window_is_in_modality_units():
     # highdicom moves the half unit of LINEAR into stored values where there is a slope; PS3.3 C.11.2.1.2.1 does not.
     pixels = film(bits=12)
@@ -300,6 +305,7 @@ def test_voi_lut_goes_before_the_window():
     np.testing.assert_allclose(read(ds).display(film(bits=12)), np.array(CURVE)[film(bits=12)] / 65535, atol=1e-12)
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_polarity_is_photometric_interpretation_alone():
     pixels = film(bits=12)
     plain = read(content(dataset())).display(pixels)
@@ -396,6 +402,7 @@ def test_estimated_window_is_in_modality_units_without_padding():
     np.testing.assert_allclose(read(content(ds)).display.voi.bounds, expected)
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_padding_is_read_with_the_sign_of_the_pixels():
     pixels = film(bits=16, signed=True)
     for vr, value in (("SS", -2000), ("US", 65536 - 2000)):
@@ -510,6 +517,7 @@ def _real_files():
                 yield path
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_every_pydicom_file_reads_or_is_refused(capfd):
     read_files, compared = 0, 0
     for path in _real_files():
@@ -541,6 +549,7 @@ def _compare_with_pydicom(path, found):
     return 1
 
 
+@pytest.mark.requirement("R-INPUT-1")
 def test_four_encodings_of_a_real_chest_film():
     first = read(MORE_FILES / "RG1_UNCR.dcm")
     assert first.shape == (1955, 1841)
@@ -619,6 +628,7 @@ def test_sizes(rows, columns, expected):
     assert code(read, content(dataset(Rows=rows, Columns=columns))) == expected
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_negative_sizes_and_excess_pixels():
     ds = dataset()
     ds.add_new(0x00280010, "SS", -33)
@@ -627,6 +637,7 @@ def test_negative_sizes_and_excess_pixels():
 
 
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+@pytest.mark.requirement("R-INPUT-3")
 def test_dicom_that_ends_early_is_never_a_film(syntax):
     ds = dataset()
     ds.ReferencedStudySequence = [Dataset()]
@@ -640,6 +651,7 @@ def test_dicom_that_ends_early_is_never_a_film(syntax):
 
 
 @pytest.mark.parametrize(("syntax", "encoder", "encode"), LOSSLESS, ids=lambda value: str(value)[-22:])
+@pytest.mark.requirement("R-INPUT-3")
 def test_cut_codestreams_are_never_films(syntax, encoder, encode):
     pixels = film(133, 147, bits=12)
     stream = bytes(encode(pixels, 12))
@@ -652,6 +664,7 @@ def test_cut_codestreams_are_never_films(syntax, encoder, encode):
         assert code(read, encapsulated(dataset(pixels), cut, syntax)) in ("input.truncated", "input.corrupt"), end
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_codestream_that_contradicts_the_header():
     stream = _openjpeg(film(bits=12), 12)
     for attributes in ({"Rows": 32}, {"Columns": 48}, {"Rows": 47, "Columns": 33}):
@@ -670,6 +683,7 @@ def _deflated(plain):
     return file[:start] + machine.compress(plain) + machine.flush()
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_deflate_bomb_is_refused_in_bounded_memory():
     bomb = _deflated(bytes(300 << 20))
     assert len(bomb) < 400_000
@@ -681,6 +695,7 @@ def test_deflate_bomb_is_refused_in_bounded_memory():
         tracemalloc.stop()
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_nested_sequences_are_refused():
     def explicit(depth):
         start = b"\x40\x00\x60\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -728,6 +743,7 @@ def test_a_preamble_that_looks_like_tiff_is_still_dicom():
     assert read(file).origin == "dicom"
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_damaged_files_raise_nothing_else(capfd):
     random = np.random.default_rng(2)
     pixels = film(bits=12)
