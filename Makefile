@@ -1,10 +1,10 @@
-# make demo | test | test-slow | lint | lint-tensorrt | bench | wheel | test-aarch64
+# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
 #      trace | lock | licences | vulnerabilities | reproducible
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict precision batch
 
-.PHONY: demo test test-slow lint lint-tensorrt format bench wheel test-aarch64
+.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format gpu-check bench wheel test-aarch64
 .PHONY: trace lock licences vulnerabilities reproducible
 
 demo:  ## install, then score the example films and write overlays to out/
@@ -18,11 +18,14 @@ test:  ## install with what the tests need, then run them
 test-slow:  ## what is longer than a CI run allows
 	pytest -m slow
 
+dicom-matrix:  ## every way of writing a film as DICOM, read back; needs the extra 'test', and DCMTK for its encoders
+	$(PYTHON) tools/dicom_matrix.py
+
 lint:  ## needs the extra 'lint'
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc' 'csrc/*.cu')
 
 lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX; downloads their bindings
 	for name in 10.3 10 11 rtx; do \
@@ -32,7 +35,10 @@ lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX;
 format:
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc')
+	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc' 'csrc/*.cu')
+
+gpu-check:  ## what only a CUDA machine can show: twins, sanitizers, times; writes benchmarks/results/gpu-*.json
+	$(PYTHON) tools/gpu_check.py
 
 bench:  ## needs the extra 'bench'; results as JSON with the machine they came from
 	for name in $(BENCHMARKS); do $(PYTHON) benchmarks/bench_$$name.py --json benchmarks/results/$$name.json; done

@@ -5,3 +5,6 @@ set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
 
 # The interpreter found runs here, not there: pybind11 must not ask it for the module's suffix.
 set(PYBIND11_USE_CROSSCOMPILING ON)
+
+# nvcc would need NVIDIA's libraries for that processor; units with a GPU build from source, or natively.
+set(PTXSDK_CUDA OFF CACHE BOOL "" FORCE)

@@ -1,9 +1,9 @@
 """Build this interpreter's manylinux wheels into dist/, check what is in them, and say what they weigh.
 
 Each wheel is built by the project's own build system, tagged by auditwheel with the oldest glibc its symbols allow, and
-refused if its extension module is of another processor, needs a library that manylinux does not promise, or shows any
-symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes wherever it
-is built with the same compiler: --reproduce builds everything twice, in two places, and compares.
+refused if an extension module of it is of another processor, needs a library that manylinux does not promise, or shows
+any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes
+wherever it is built with the same compiler: --reproduce builds everything twice, in two places, and compares.
 """
 
 from __future__ import annotations
@@ -130,26 +130,32 @@ def check(wheel: Path, processor: str) -> Mapping[str, int]:
     """Refuse a wheel that would not work elsewhere; return the sizes in bytes of it and of what weighs most in it."""
     with zipfile.ZipFile(wheel) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        (module,) = (name for name in entries if name.endswith(".so"))
+        modules = [name for name in entries if name.endswith(".so")]
         (engine,) = (name for name in entries if name.endswith(".ptxengine"))
-        extracted = archive.extract(module, wheel.parent / "module")
+        sizes = {"wheel": wheel.stat().st_size, "engine": entries[engine].file_size, "_core": 0, "_cuda": 0}
+        for module in modules:
+            name = Path(module).name.partition(".")[0]
+            check_module(archive.extract(module, wheel.parent / "module"), name, processor)
+            sizes[name] = entries[module].file_size
+    if not sizes["_core"]:
+        raise SystemExit(f"{wheel.name}: has no _core")
+    return sizes
+
+
+def check_module(module: str, name: str, processor: str) -> None:
+    """Refuse an extension module that would not load on another machine."""
     if not module.endswith(f"-{processor}-linux-gnu.so"):
-        raise SystemExit(f"{wheel.name}: no {processor} interpreter looks for {module}")
-    if MACHINES[processor] not in run("readelf", "--file-header", extracted):
-        raise SystemExit(f"{wheel.name}: {module} is not {processor} code")
-    dynamic = run("readelf", "--dynamic", "--wide", extracted).splitlines()
+        raise SystemExit(f"no {processor} interpreter looks for {module}")
+    if MACHINES[processor] not in run("readelf", "--file-header", module):
+        raise SystemExit(f"{module} is not {processor} code")
+    dynamic = run("readelf", "--dynamic", "--wide", module).splitlines()
     needed = {line.split("[")[1].rstrip("]") for line in dynamic if "(NEEDED)" in line}
     if not needed <= PROMISED:
-        raise SystemExit(f"{wheel.name}: needs {', '.join(sorted(needed - PROMISED))}")
-    symbols = [line.split() for line in run("readelf", "--dyn-syms", "--wide", extracted).splitlines()]
+        raise SystemExit(f"{module} needs {', '.join(sorted(needed - PROMISED))}")
+    symbols = [line.split() for line in run("readelf", "--dyn-syms", "--wide", module).splitlines()]
     shown = {row[7] for row in symbols if len(row) > 7 and row[4] in {"GLOBAL", "WEAK", "UNIQUE"} and row[6] != "UND"}
-    if shown != {"PyInit__core"}:
-        raise SystemExit(f"{wheel.name}: shows {', '.join(sorted(shown))}")
-    return {
-        "wheel": wheel.stat().st_size,
-        "_core": entries[module].file_size,
-        "engine": entries[engine].file_size,
-    }
+    if shown != {f"PyInit_{name}"}:
+        raise SystemExit(f"{module} shows {', '.join(sorted(shown))}")
 
 
 def main() -> None:
@@ -182,7 +188,7 @@ def main() -> None:
         bill = sbom.make(DIST / wheel.name, created)
         (DIST / f"{wheel.name}.cdx.json").write_text(bill, "utf-8")
         rows.append((wheel.name, sizes))
-    print(f"{'':62}{'wheel':>10}{'_core':>10}{'engine':>10}  MB")
+    print(f"{'':62}{'wheel':>10}{'engine':>10}{'_core':>10}{'_cuda':>10}  MB")
     for name, sizes in rows:
         print(f"{name:62}" + "".join(f"{size / 1e6:10.2f}" for size in sizes.values()))
 

@@ -268,8 +268,11 @@ class Auditor:
         self.chain.append("start", self.context)
 
     def scored(self, detection: Detection) -> None:
-        """Record a film's result."""
+        """Record a film's result, with what ran it: a detector may have fallen back to another device."""
         outcome = {
+            "backend": detection.backend,
+            "device": detection.device,
+            "precision": detection.precision,
             "probability": detection.probability,
             "flagged": detection.flagged,
             "regions": len(detection.regions),

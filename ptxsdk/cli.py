@@ -22,6 +22,7 @@ import typer
 import ptxsdk
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.node import command as node_commands
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +98,9 @@ def predict(
     write: Annotated[
         str | None, typer.Option("--write", help="With --out: overlay,json (the default), sc,sr,seg,gsps.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Research: score films that the input gate refuses, and mark the results.")
+    ] = False,
     key: KeyOption = None,
     rollback: RollbackOption = None,
     audit: Annotated[
@@ -138,6 +142,7 @@ def predict(
             precision=precision.value,
             operating_point=operating_point,
             profile=profile.value,
+            gate_policy=ptxsdk.GatePolicy(enforce=not force),
         )
     except PtxsdkError as error:
         if log is not None:
@@ -538,6 +543,9 @@ def bench(
     )
 
 
+node_commands.add_to(app)
+
+
 def _chosen_writers(write: str | None, out: Path | None, profile: Profile) -> tuple[str, ...]:
     from ptxsdk.writers import DEFAULT, NAMES, permitted
 
@@ -676,6 +684,11 @@ def _print_detection(path: Path, detection: Detection) -> None:
             f"  {region.side or 'side unknown'}  box {region.box}  area {area}  peak {region.probability:.2f}",
             highlight=False,
         )
+    if detection.forced:
+        overridden = "; ".join(
+            f"{check.code}: {check.detail}" for check in detection.quality.checks if check.status == "fail"
+        )
+        console.print(f"  GATE OVERRIDDEN  {_escaped(overridden)}", style="red", highlight=False, soft_wrap=True)
     for warning in detection.quality.warnings:
         console.print(f"  {_escaped(warning)}", style="dim", highlight=False, soft_wrap=True)
     console.print(f"  {DISCLAIMER}", style="dim", highlight=False, soft_wrap=True)
@@ -738,7 +751,16 @@ def _doctor_report() -> dict[str, Any]:
     from ptxsdk import backends
 
     versions = {"ptxsdk": ptxsdk.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in ("numpy", "openvino", "onnxruntime", "pydicom", "imagecodecs", "opencv-python-headless", "highdicom"):
+    for name in (
+        "numpy",
+        "openvino",
+        "onnxruntime",
+        "pydicom",
+        "imagecodecs",
+        "opencv-python-headless",
+        "highdicom",
+        "pynetdicom",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

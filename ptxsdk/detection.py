@@ -192,6 +192,11 @@ class Detection:
             raise ValueError("regions on a film that is not flagged")
 
     @property
+    def forced(self) -> bool:
+        """Whether a check of the input gate failed and was overridden: for research, never to be acted on."""
+        return any(check.status == "fail" for check in self.quality.checks)
+
+    @property
     def map(self) -> npt.NDArray[np.float32] | None:
         """Probability per pixel of the network's input (not calibrated), made when asked for.
 
@@ -206,6 +211,7 @@ class Detection:
         return {
             "probability": self.probability,
             "flagged": self.flagged,
+            "forced": self.forced,
             "operating_point": {
                 "name": self.operating_point.name,
                 "threshold": self.operating_point.threshold,

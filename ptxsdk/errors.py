@@ -33,8 +33,13 @@ CODES: dict[str, str] = {
     "gate.view": "The view is not frontal.",
     "gate.age": "The patient is younger than the intended population.",
     "gate.size": "The film has too few pixels or an implausible aspect ratio.",
+    "gate.spacing": "The pixel spacing makes the film implausibly small or large.",
     "gate.constant": "The film is blank.",
     "gate.contrast": "The film has hardly any contrast.",
+    "gate.saturation": "Too much of the film is wholly black or white.",
+    "gate.padding": "Too much of the picture is black border.",
+    "gate.scope": "The picture does not look like a frontal chest.",
+    "gate.rotation": "The film is turned by 90 or 180 degrees.",
     "gate.polarity": "The film looks inverted.",
     "engine.not_found": "There is no engine file at this path.",
     "engine.unreadable": "The operating system refused to read the engine file.",
@@ -50,6 +55,7 @@ CODES: dict[str, str] = {
     "engine.self_test": "On this device the engine does not reproduce its golden vectors.",
     "backend.unavailable": "The backend or device asked for cannot be used here.",
     "backend.failed": "The inference runtime refused the network or failed while running it.",
+    "backend.lost": "The device stopped answering.",
     "backend.out_of_memory": "The device has not enough free memory.",
     "backend.not_finite": "The network produced NaN or infinity.",
     "detector.closed": "The detector was closed.",
@@ -69,6 +75,12 @@ CODES: dict[str, str] = {
     "writer.option": "A kind of result was asked for that does not exist.",
     "writer.source": "The film cannot be the source of DICOM results.",
     "writer.unavailable": "The package that DICOM results need is not installed.",
+    "node.option": "An option of the node has a value that it cannot work with.",
+    "node.unavailable": "A package that the node needs is not installed.",
+    "node.listen": "The node cannot listen at this address and port.",
+    "node.spool": "The spool folder cannot be used.",
+    "node.crashed": "The node went down several times while it scored this film.",
+    "node.undeliverable": "A destination did not take the results in the time allowed.",
 }
 
 
@@ -162,3 +174,9 @@ class WriterError(PtxsdkError):
     """A result could not be written; no partial file is left behind."""
 
     family = "writer."
+
+
+class NodeError(PtxsdkError):
+    """The DICOM node cannot run as asked, or could not bring a film's results where they belong."""
+
+    family = "node."

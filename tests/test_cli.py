@@ -80,6 +80,27 @@ def test_a_failing_file_never_stops_the_others(folder):
     assert body[0]["error"].keys() == {"code", "message"}
 
 
+def test_force_scores_what_the_gate_refuses_and_marks_it(folder):
+    turned = folder / "turned.png"
+    cv2.imwrite(str(turned), np.rot90(make_chest(**FLAGGED), 2))
+    films = (turned, folder / "films" / "b.png")
+    result = predict(folder, *films, "--json")
+    assert result.exit_code == 1
+    assert lines(result)[0]["error"]["code"] == "gate.rotation"
+    assert lines(result)[1]["forced"] is False
+    result = predict(folder, *films, "--json", "--force")
+    assert result.exit_code == 0
+    assert [one["forced"] for one in lines(result)] == [True, False]
+    failed = [check["code"] for check in lines(result)[0]["quality"]["checks"] if check["status"] == "fail"]
+    assert failed == ["gate.rotation"]
+    shown = predict(folder, turned, "--force").output
+    assert "GATE OVERRIDDEN  gate.rotation" in shown
+    # What is no film stays none.
+    (folder / "bad.png").write_bytes(b"no film")
+    result = predict(folder, folder / "bad.png", "--json", "--force")
+    assert lines(result)[0]["error"]["code"] == "input.unknown_format"
+
+
 def test_folders_are_searched_by_content(folder, tmp_path):
     import shutil
 

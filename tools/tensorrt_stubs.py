@@ -26,7 +26,7 @@ VARIANTS = {
 
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command and return what it printed."""
-    done = subprocess.run(  # noqa: S603 -- our own commands
+    done = subprocess.run(
         [str(part) for part in command], env=os.environ | environment, check=True, capture_output=True, text=True
     )
     return done.stdout

@@ -5,7 +5,8 @@
 namespace ptxsdk::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kPreprocessThreads, 6) preprocess_kernel(const Film* films, PreprocessTarget target) {
+__global__ void __launch_bounds__(kPreprocessThreads, 6)
+    preprocess_kernel(const Film* films, PreprocessTarget target) {
     extern __shared__ __align__(16) std::byte shared[];
     const auto index = static_cast<std::int32_t>(blockIdx.z);
     const Film film = films[index];
@@ -15,11 +16,12 @@ __global__ void __launch_bounds__(kPreprocessThreads, 6) preprocess_kernel(const
 
 }  // namespace
 
-void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target, Stream stream) {
+void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target,
+                Stream stream) {
     const dim3 grid(static_cast<unsigned>((target.columns + kTileColumns - 1) / kTileColumns),
                     static_cast<unsigned>(target.rows), static_cast<unsigned>(count));
-    preprocess_kernel<<<grid, kPreprocessThreads, sums_bytes(widest_tile), static_cast<cudaStream_t>(stream)>>>(films,
-                                                                                                   target);
+    preprocess_kernel<<<grid, kPreprocessThreads, sums_bytes(widest_tile),
+                        static_cast<cudaStream_t>(stream)>>>(films, target);
     check(cudaGetLastError(), "preprocess");
 }
 

@@ -27,7 +27,8 @@ bool wait(Stream stream, double seconds) {
         const auto now = Clock::now();
         if (now > end) return false;
         // At first without pause, for the latency; a network that takes longer leaves the core to others.
-        if (now - begin > std::chrono::milliseconds(2)) std::this_thread::sleep_for(std::chrono::microseconds(50));
+        if (now - begin > std::chrono::milliseconds(2))
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
 }
 

@@ -123,8 +123,9 @@ def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize != (1 if found.precision <= 8 else 2):
         raise InputError("input.corrupt", f"decoded to {pixels.dtype}, the header says {found.precision} bits")
     if family == "jpeg" and _may_be_filled(pixels):
-        # Data after a complete scan is ignored; where the scan ended early the decoder would use it.
-        longer = data[: _end_of_jpeg(data)] + b"\x55\xaa\x13\x77" * 8 + b"\xff\xd9"
+        # Data after a complete scan is ignored; where the scan ended early the decoder would use it.  Fill bytes FF
+        # before the end marker, as DCMTK writes, would make a marker of what follows (ITU-T T.81, B.1.1.2).
+        longer = data[: _end_of_jpeg(data)].rstrip(b"\xff") + b"\x55\xaa\x13\x77" * 8 + b"\xff\xd9"
         if not np.array_equal(pixels, _run(decoder, longer, options)):
             raise InputError("input.truncated", "the JPEG data end before the image does")
     return pixels

@@ -49,7 +49,8 @@ def notices(detection: Detection) -> tuple[str, ...]:
 
     At most 64 characters each, which is what the shortest of the DICOM attributes they go into can hold.
     """
-    said = ("NOT FOR DIAGNOSTIC USE", "research and integration only, not a medical device")
+    first = "GATE OVERRIDDEN, NOT FOR DIAGNOSTIC USE" if detection.forced else "NOT FOR DIAGNOSTIC USE"
+    said = (first, "research and integration only, not a medical device")
     return said if detection.flagged else (*said, "not flagged rules nothing out")
 
 

@@ -6,12 +6,32 @@ import numpy as np
 
 SIZE, GRID = 64, 8
 
+# The left half of the mean frontal chest on a 16 x 16 grid, mirrored to be symmetric, in tenths of its standard
+# deviation: lungs and outside air dark, mediastinum and abdomen bright.  Averaged over 2,303 frontal films, nearly all
+# of ChestX-ray14 (NIH Clinical Center).
+MEAN_CHEST_LEFT_HALF = (
+    (-23, -23, -22, -21, -18, -11, -2, 4),
+    (-19, -15, -14, -13, -11, -8, -2, 3),
+    (-10, -5, -4, -4, -5, -6, -4, 1),
+    (-3, 1, 2, -1, -6, -8, -5, 1),
+    (0, 3, 3, -2, -9, -11, -6, 2),
+    (1, 3, 3, -3, -10, -12, -6, 4),
+    (-1, 2, 3, -3, -10, -10, -3, 6),
+    (-3, 1, 2, -3, -8, -7, 1, 9),
+    (-6, 0, 2, -3, -6, -3, 4, 11),
+    (-8, -1, 1, -1, -2, 1, 7, 13),
+    (-9, -2, 1, 1, 2, 6, 10, 15),
+    (-11, -4, 2, 4, 7, 10, 13, 16),
+    (-13, -5, 3, 8, 11, 13, 16, 18),
+    (-15, -6, 4, 10, 14, 16, 18, 19),
+    (-16, -6, 4, 11, 15, 17, 19, 20),
+    (-15, -6, 5, 12, 15, 18, 19, 20),
+)
+
 
 def make_chest(shape=(640, 560), blob=None):
     """An 8-bit film that the gate takes for a frontal chest; `blob` = (row, column, radius) is pure white."""
-    from ptxsdk.gate import _MEAN_CHEST_LEFT_HALF
-
-    left = np.array(_MEAN_CHEST_LEFT_HALF, float) / 10
+    left = np.array(MEAN_CHEST_LEFT_HALF, float) / 10
     grid = 0.5 + 0.12 * np.hstack([left, left[:, ::-1]])
     rows = np.arange(shape[0]) * 16 // shape[0]
     columns = np.arange(shape[1]) * 16 // shape[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made import make_chest
 
-from ptxsdk import Detector, Radiograph, WriterError
+from ptxsdk import Detector, GatePolicy, Radiograph, WriterError
 from ptxsdk.writers.drawing import percent
 from ptxsdk.writers.overlay import render_overlay, write_overlay
 
@@ -69,6 +69,22 @@ def test_every_picture_carries_the_red_banner(detector):
         picture = render_overlay(film, detector.predict(film)).astype(int)
         foot = picture[-picture.shape[0] // 20 :]
         assert ((foot[..., 2] > 200) & (foot[..., 1] < 120)).sum() > 200
+
+
+def test_an_overridden_gate_stands_in_the_banner(tiny_engine, monkeypatch):
+    from ptxsdk.writers import overlay
+
+    written = []
+    draw = overlay.line
+    monkeypatch.setattr(overlay, "line", lambda bar, text, *rest: (written.append(text), draw(bar, text, *rest)))
+    turned = Radiograph.from_array(np.ascontiguousarray(make_chest()[::-1]))
+    with Detector(tiny_engine, gate_policy=GatePolicy(enforce=False)) as forced:
+        render_overlay(turned, forced.predict(turned))
+        assert "GATE OVERRIDDEN, NOT FOR DIAGNOSTIC USE" in written
+        written.clear()
+        upright = Radiograph.from_array(make_chest())
+        render_overlay(upright, forced.predict(upright))
+    assert "NOT FOR DIAGNOSTIC USE" in written
 
 
 def test_large_films_are_shrunk_and_small_ones_enlarged(detector):

@@ -1,0 +1,565 @@
+"""Store: the durable queue.  A database says what is to be done, a folder beside it holds films and results.
+
+What is in the database is on the disk: every file is flushed, and its folder with it, before the row that names it is
+committed, and every commit is flushed (WAL, ``synchronous=FULL``).  Files that no row names are left-overs of a crash
+and were never acknowledged to anybody; they are removed at the start.
+
+A film goes ``received`` -> ``scored`` (results stand in the spool) -> ``done`` (every destination has them), or ends as
+``refused`` (the input gate) or ``failed``, with the error's code.  Films are named by a random token: neither file
+names nor logs nor addresses of the page say anything about a patient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ptxsdk.errors import NodeError, PtxsdkError, WriterError
+from ptxsdk.files import write_file
+
+FORMAT = 1
+MAX_ATTEMPTS = 3
+
+State = Literal["received", "scored", "done", "refused", "failed"]
+FINAL = ("done", "refused", "failed")
+
+_SCHEMA = """
+CREATE TABLE films (
+  id INTEGER PRIMARY KEY,
+  token TEXT NOT NULL UNIQUE,
+  sop_instance_uid TEXT NOT NULL UNIQUE,
+  source TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  bytes INTEGER NOT NULL,
+  received REAL NOT NULL,
+  finished REAL,
+  state TEXT NOT NULL DEFAULT 'received',
+  attempts INTEGER NOT NULL DEFAULT 0,
+  code TEXT NOT NULL DEFAULT '',
+  message TEXT NOT NULL DEFAULT '',
+  result TEXT NOT NULL DEFAULT '',
+  files INTEGER NOT NULL DEFAULT 1
+);
+CREATE INDEX films_by_state ON films (state, id);
+CREATE TABLE deliveries (
+  film INTEGER NOT NULL REFERENCES films (id) ON DELETE CASCADE,
+  destination TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'waiting',
+  attempts INTEGER NOT NULL DEFAULT 0,
+  next_try REAL NOT NULL DEFAULT 0,
+  PRIMARY KEY (film, destination)
+);
+CREATE INDEX deliveries_due ON deliveries (destination, state, next_try);
+CREATE TABLE seen (
+  path TEXT PRIMARY KEY,
+  stamp TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class Film:
+    """A row of the queue.
+
+    Attributes
+    ----------
+    id : int
+        In the order of arrival.
+    token : str
+        Its name everywhere outside the database.
+    sop_instance_uid : str
+        Of the object received.
+    source : str
+        AE title of the sender, or "folder".
+    received, finished : float, float or None
+        Seconds since the epoch.
+    state : str
+        See the module.
+    attempts : int
+        Times that scoring it was begun, or its delivery for what `Store.due` returns.
+    code, message : str
+        Of the error, for ``refused`` and ``failed``.
+    result : dict or None
+        The detection, as in ``Detection.to_dict``.
+    files : bool
+        Whether its files are still in the spool.
+    """
+
+    id: int
+    token: str
+    sop_instance_uid: str
+    source: str
+    received: float
+    finished: float | None
+    state: State
+    attempts: int
+    code: str
+    message: str
+    result: dict[str, Any] | None
+    files: bool
+
+
+_COLUMNS = (
+    "films.id, token, sop_instance_uid, source, received, finished, films.state, films.attempts, code, message, "
+    "result, files"
+)
+
+
+class Store:
+    """The queue in a folder; safe to call from every thread.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there, readable by this user only.
+    readonly : bool
+        Look only, also while a node works in it.
+    reserve : int
+        Bytes that must stay free: `put` takes nothing below this.
+
+    Raises
+    ------
+    NodeError
+        ``node.spool``.
+    """
+
+    def __init__(self, folder: Path, *, readonly: bool = False, reserve: int = 0) -> None:
+        self.folder = folder
+        self._reserve = reserve
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._version = 0
+        self._claimed: set[int] = set()
+        self._films, self._results = folder / "films", folder / "results"
+        self._guard: int | None = None
+        try:
+            if not readonly:
+                for path in (folder, self._films, self._results):
+                    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._guard = _lock_folder(folder)
+            self._database = self._open(readonly=readonly)
+            if not readonly:
+                self._sweep()
+        except (OSError, sqlite3.Error) as error:
+            self._unlock()
+            raise NodeError("node.spool", f"the spool {str(folder)!r} cannot be used: {error}") from error
+        except NodeError:
+            self._unlock()
+            raise
+
+    def _open(self, *, readonly: bool) -> sqlite3.Connection:
+        path = self.folder / "queue.sqlite"
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+        if not readonly:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
+        try:
+            _prepare(database, readonly=readonly)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _sweep(self) -> None:
+        """Remove files that no row names, and end films that took the node down too often."""
+        named = {token for (token,) in self._database.execute("SELECT token FROM films WHERE files")}
+        for path in (*self._films.iterdir(), *self._results.iterdir()):
+            if path.name.removesuffix(".dcm") not in named:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with self._transaction():
+            self._database.execute(
+                "UPDATE films SET state='failed', code=?, message=?, finished=? WHERE state='received' AND attempts>=?",
+                ("node.crashed", f"the node went down {MAX_ATTEMPTS} times on it", time.time(), MAX_ATTEMPTS),
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit all or nothing, and wake whoever waits for work."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a full disk may have rolled back already
+                    self._database.execute("ROLLBACK")
+                raise
+            self.wake()
+
+    # --- films come in ------------------------------------------------------------------------------------------------
+
+    def put(self, content: bytes, sop_instance_uid: str, source: str) -> tuple[str, str]:
+        """Take a film, durably: when this returns, it survives a crash.
+
+        Parameters
+        ----------
+        content : bytes
+            A DICOM file.
+        sop_instance_uid : str
+            Its SOP Instance UID; a film that is in the queue already is not taken twice.
+        source : str
+            AE title of the sender, or "folder".
+
+        Returns
+        -------
+        tuple of str
+            Outcome and the film's token.  "new"; "again" for a film that had failed and now gets another try;
+            "duplicate"; or "conflict": known, but the content is another one, and the first one stays.
+
+        Raises
+        ------
+        WriterError
+            ``writer.failed``: the disk is full or broken; nothing was taken.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        token = secrets.token_hex(8)
+        with self._lock:
+            known = self._known(sop_instance_uid)
+        if known is not None and known[2] not in ("failed", "refused"):
+            return "duplicate" if known[3] == digest else "conflict", known[1]
+        path = self.film_path(token)
+        if shutil.disk_usage(self.folder).free < self._reserve + len(content):
+            raise WriterError("writer.failed", "the spool's disk is full")
+        write_file(path, content, mode=0o600)
+        try:
+            with self._transaction():
+                known = self._known(sop_instance_uid)
+                if known is not None and known[2] not in ("failed", "refused"):
+                    path.unlink()
+                    return "duplicate" if known[3] == digest else "conflict", known[1]
+                if known is not None:
+                    self._database.execute("DELETE FROM films WHERE id=?", known[:1])
+                self._database.execute(
+                    "INSERT INTO films (token, sop_instance_uid, source, digest, bytes, received) VALUES (?,?,?,?,?,?)",
+                    (token, sop_instance_uid, source, digest, len(content), time.time()),
+                )
+        except (sqlite3.Error, OSError) as error:
+            path.unlink(missing_ok=True)
+            raise WriterError("writer.failed", f"the queue cannot be written: {error}") from error
+        if known is not None:
+            self._remove_files(known[1])
+            return "again", token
+        return "new", token
+
+    def _known(self, sop_instance_uid: str) -> tuple[int, str, str, str] | None:
+        row: tuple[int, str, str, str] | None = self._database.execute(
+            "SELECT id, token, state, digest FROM films WHERE sop_instance_uid=?", (sop_instance_uid,)
+        ).fetchone()
+        return row
+
+    # --- films are scored ---------------------------------------------------------------------------------------------
+
+    def claim(self) -> Film | None:
+        """Return the oldest film that nobody scores yet, None where there is none.
+
+        The attempt is counted on the disk first: a film that takes the process down is tried `MAX_ATTEMPTS` times.
+        """
+        with self._lock:
+            films = self._select("state='received' ORDER BY id LIMIT ?", (len(self._claimed) + 1,))
+            film = next((film for film in films if film.id not in self._claimed), None)
+            if film is not None:
+                with self._transaction():
+                    self._database.execute("UPDATE films SET attempts=attempts+1 WHERE id=?", (film.id,))
+                self._claimed.add(film.id)
+            return film
+
+    def give_back(self, film: Film) -> None:
+        """Take a claimed film's attempt back: it was not the film's fault."""
+        with self._transaction():
+            self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
+
+    def let_go(self, film: Film) -> None:
+        """Let others claim the film, if anything is left to be done with it."""
+        with self._lock:
+            self._claimed.discard(film.id)
+
+    def read(self, film: Film) -> bytes:
+        """Return the film's file."""
+        return self.film_path(film.token).read_bytes()
+
+    def finish(
+        self, film: Film, result: Mapping[str, Any], objects: Mapping[str, bytes], destinations: Sequence[str]
+    ) -> None:
+        """Keep a film's results, durably, for `destinations` to get.
+
+        Parameters
+        ----------
+        film : Film
+            A claimed film.
+        result : mapping
+            The detection, JSON-able.
+        objects : mapping of str to bytes
+            Files by name, "sc.dcm".
+        destinations : sequence of str
+            Who is to get them.
+
+        Raises
+        ------
+        WriterError
+            ``writer.failed``; the film is still claimed, and nothing of its results is kept.
+        """
+        folder = self.result_path(film.token)
+        part = folder.with_name(f".{film.token}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            part.mkdir(mode=0o700)
+            for name, content in objects.items():
+                write_file(part / name, content, mode=0o600)
+            part.rename(folder)
+            _flush_folder(self._results)
+            with self._transaction():
+                self._database.execute(
+                    "UPDATE films SET state='scored', result=?, code='', message='' WHERE id=?",
+                    (json.dumps(result, allow_nan=False), film.id),
+                )
+                self._database.executemany(
+                    "INSERT INTO deliveries (film, destination) VALUES (?,?)",
+                    [(film.id, name) for name in destinations],
+                )
+        except (OSError, sqlite3.Error) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise WriterError("writer.failed", f"results cannot be kept: {error}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def end(self, film: Film, error: PtxsdkError) -> None:
+        """End a claimed film with an error: ``refused`` by the gate, else ``failed``."""
+        state = "refused" if error.code.startswith("gate.") else "failed"
+        with self._transaction():
+            self._database.execute(
+                "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=?",
+                (state, error.code, error.message, time.time(), film.id),
+            )
+
+    # --- results go out -----------------------------------------------------------------------------------------------
+
+    def due(self, destination: str, limit: int = 1) -> list[Film]:
+        """Return films whose results `destination` should get now, those first that have waited longest."""
+        columns = _COLUMNS.replace("films.attempts", "deliveries.attempts")
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {columns} FROM deliveries JOIN films ON films.id=film "  # noqa: S608 - constants
+                "WHERE destination=? AND deliveries.state='waiting' AND next_try<=? ORDER BY next_try, film LIMIT ?",
+                (destination, time.time(), limit),
+            ).fetchall()
+        return [_film(row) for row in rows]
+
+    def delivered(self, film: Film, destination: str) -> bool:
+        """Note that `destination` has the results; return whether the film is done with this."""
+        with self._transaction():
+            self._settle(film.id, destination, "done")
+            return self._close(film.id)
+
+    def postpone(self, film: Film, destination: str, seconds: float) -> None:
+        """Try this delivery again in `seconds`."""
+        with self._transaction():
+            self._database.execute(
+                "UPDATE deliveries SET attempts=attempts+1, next_try=? WHERE film=? AND destination=?",
+                (time.time() + seconds, film.id, destination),
+            )
+
+    def give_up(self, older_than: float) -> list[tuple[str, str]]:
+        """Give up deliveries of films received before `older_than`; return their tokens and destinations."""
+        with self._transaction():
+            rows = self._database.execute(
+                "SELECT films.id, token, destination FROM deliveries JOIN films ON films.id=film "
+                "WHERE deliveries.state='waiting' AND received<?",
+                (older_than,),
+            ).fetchall()
+            for identity, _, destination in rows:
+                self._settle(identity, destination, "failed")
+                self._close(identity)
+        return [(token, destination) for _, token, destination in rows]
+
+    def _settle(self, identity: int, destination: str, state: str) -> None:
+        self._database.execute(
+            "UPDATE deliveries SET state=?, attempts=attempts+1 WHERE film=? AND destination=?",
+            (state, identity, destination),
+        )
+
+    def _close(self, identity: int) -> bool:
+        """End a film whose last delivery is settled."""
+        states = {
+            state for (state,) in self._database.execute("SELECT state FROM deliveries WHERE film=?", (identity,))
+        }
+        if "waiting" in states:
+            return False
+        failed = "failed" in states
+        self._database.execute(
+            "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=?",
+            (
+                "failed" if failed else "done",
+                "node.undeliverable" if failed else "",
+                "a destination did not take the results in the time allowed" if failed else "",
+                time.time(),
+                identity,
+            ),
+        )
+        return True
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def film_path(self, token: str) -> Path:
+        """Return where a film's file stands."""
+        return self._films / f"{token}.dcm"
+
+    def result_path(self, token: str) -> Path:
+        """Return the folder of a film's results."""
+        return self._results / token
+
+    def recent(self, limit: int) -> list[Film]:
+        """Return the newest films, newest first."""
+        return self._select("1 ORDER BY films.id DESC LIMIT ?", (limit,))
+
+    def find(self, token: str) -> Film | None:
+        """Return the film of this token."""
+        return next(iter(self._select("token=?", (token,))), None)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of films in every state."""
+        with self._lock:
+            rows = self._database.execute("SELECT state, count(*) FROM films GROUP BY state").fetchall()
+        return dict.fromkeys(("received", "scored", *FINAL), 0) | dict(rows)
+
+    def oldest(self) -> float | None:
+        """Return when the oldest film that waits for anything was received."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT min(received) FROM films WHERE state IN ('received', 'scored')"
+            ).fetchone()
+        return None if row[0] is None else float(row[0])
+
+    @property
+    def version(self) -> int:
+        """Number of changes so far."""
+        return self._version
+
+    def wait(self, version: int, seconds: float) -> None:
+        """Wait until the queue has changed since `version`, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, seconds)
+
+    def wake(self) -> None:
+        """End every `wait`."""
+        with self._changed:
+            self._version += 1
+            self._changed.notify_all()
+
+    def _select(self, condition: str, values: tuple[object, ...]) -> list[Film]:
+        with self._lock:
+            rows = self._database.execute(f"SELECT {_COLUMNS} FROM films WHERE {condition}", values).fetchall()  # noqa: S608
+        return [_film(row) for row in rows]
+
+    # --- dropped files ------------------------------------------------------------------------------------------------
+
+    def seen(self, path: str) -> str | None:
+        """Return the stamp (size and time) under which a dropped file was taken."""
+        with self._lock:
+            row = self._database.execute("SELECT stamp FROM seen WHERE path=?", (path,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def see(self, path: str, stamp: str) -> None:
+        """Remember that a dropped file was taken."""
+        with self._transaction():
+            self._database.execute("INSERT OR REPLACE INTO seen (path, stamp) VALUES (?,?)", (path, stamp))
+
+    def forget_unseen(self, present: set[str]) -> None:
+        """Forget dropped files that are no longer there."""
+        with self._lock:
+            gone = [path for (path,) in self._database.execute("SELECT path FROM seen") if path not in present]
+        if gone:
+            with self._transaction():
+                self._database.executemany("DELETE FROM seen WHERE path=?", [(path,) for path in gone])
+
+    # --- keeping house ------------------------------------------------------------------------------------------------
+
+    def tidy(self, *, keep: int, forget_before: float) -> None:
+        """Remove files of films that are done with, but for the newest `keep`, and rows finished before a time.
+
+        Results that could not be delivered stay until their row is forgotten.
+        """
+        finals = ",".join(f"'{state}'" for state in FINAL)
+        with self._lock:
+            gone = self._database.execute(
+                f"SELECT token FROM films WHERE files AND state IN ({finals}) AND code<>'node.undeliverable' "  # noqa: S608
+                "ORDER BY id DESC LIMIT -1 OFFSET ?",
+                (keep,),
+            ).fetchall()
+            forgotten = self._database.execute(
+                f"SELECT token FROM films WHERE state IN ({finals}) AND finished<?",  # noqa: S608
+                (forget_before,),
+            ).fetchall()
+        if not gone and not forgotten:
+            return
+        # Rows first: a file without a row is removed at the next start, a row without its file would be a lie.
+        with self._transaction():
+            self._database.executemany("UPDATE films SET files=0 WHERE token=?", gone)
+            self._database.executemany("DELETE FROM films WHERE token=?", forgotten)
+        for (token,) in (*gone, *forgotten):
+            self._remove_files(token)
+
+    def _remove_files(self, token: str) -> None:
+        self.film_path(token).unlink(missing_ok=True)
+        shutil.rmtree(self.result_path(token), ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the database and let another node have the spool.  Idempotent."""
+        with self._lock:
+            self._database.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._guard is not None:
+            os.close(self._guard)
+            self._guard = None
+
+
+def _prepare(database: sqlite3.Connection, *, readonly: bool) -> None:
+    """Check the format, and make the tables where there are none."""
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT or (readonly and version != FORMAT):
+        raise NodeError("node.spool", f"the spool is of format {version}, this version knows {FORMAT}")
+    if readonly:
+        return
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=4194304"):
+        database.execute(f"PRAGMA {pragma}")
+    if version == 0:
+        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+
+
+def _film(row: Sequence[Any]) -> Film:
+    result = json.loads(row[-2]) if row[-2] else None
+    fields = [*row[:-2], result, bool(row[-1])]
+    return Film(*fields)
+
+
+def _lock_folder(folder: Path) -> int:
+    """Hold the spool for this process; the system lets go of it when the process ends, however it ends."""
+    guard = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(guard)
+        raise NodeError("node.spool", f"another node works in the spool {str(folder)!r}") from None
+    return guard
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

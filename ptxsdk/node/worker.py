@@ -1,0 +1,127 @@
+"""Worker: takes films from the store, one after the other, and leaves their results there."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sqlite3
+import threading
+import time
+from datetime import datetime
+from typing import Any
+
+import ptxsdk
+from ptxsdk import readers
+from ptxsdk.errors import BackendError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.node.config import NodeConfig
+from ptxsdk.node.log import event as log
+from ptxsdk.node.metrics import Metrics
+from ptxsdk.node.store import MAX_ATTEMPTS, Film, Store
+
+_PAUSE = 2.0
+_SEED = "node"
+
+
+class Worker(threading.Thread):
+    """One thread with a detector of its own.
+
+    Parameters
+    ----------
+    detector : Detector
+        A clone for this thread alone; closed with it.
+    config, store, metrics
+        Of the node.
+    stopping : threading.Event
+        Set: the film in hand is finished, the others are left for the next start.
+    """
+
+    def __init__(
+        self,
+        detector: ptxsdk.Detector,
+        config: NodeConfig,
+        store: Store,
+        metrics: Metrics,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name="worker", daemon=True)
+        self._detector, self._config, self._store, self._metrics = detector, config, store, metrics
+        self._stopping = stopping
+
+    def run(self) -> None:
+        """Score films until told to stop."""
+        with self._detector:
+            while not self._stopping.is_set():
+                version = self._store.version
+                try:
+                    film = self._store.claim()
+                    if film is None:
+                        self._store.wait(version, 1.0)
+                        continue
+                    try:
+                        self._work(film)
+                    finally:
+                        self._store.let_go(film)
+                except (sqlite3.Error, OSError, PtxsdkError):  # a full or broken disk: the film is still in the queue
+                    logging.getLogger("ptxsdk.node").exception("queue_trouble")
+                    self._stopping.wait(_PAUSE)
+
+    def _work(self, film: Film) -> None:
+        started = time.monotonic()
+        error: PtxsdkError | None = None
+        try:
+            result, objects = self._score(film)
+        except PtxsdkError as found:
+            error = found
+        except MemoryError:
+            error = InputError("input.too_large", "there is not enough memory for this film")
+        except Exception as unexpected:  # a defect of ours must not stop the other films
+            logging.getLogger("ptxsdk.node").exception("unexpected")
+            error = DetectorError("detector.internal", f"unexpected {type(unexpected).__name__}")
+        seconds = time.monotonic() - started
+        self._metrics.add("ptxsdk_scoring_seconds_total", seconds)
+        if error is None:
+            self._keep(film, result, objects, seconds)
+        elif isinstance(error, BackendError) and film.attempts + 1 < MAX_ATTEMPTS:
+            log("retry", level=logging.WARNING, film=film.token, code=error.code)
+            self._stopping.wait(_PAUSE)
+        else:
+            self._store.end(film, error)
+            outcome = "refused" if error.code.startswith("gate.") else "failed"
+            self._metrics.add("ptxsdk_films_total", outcome=outcome, code=error.code)
+            log(outcome, level=logging.WARNING, film=film.token, code=error.code, seconds=round(seconds, 4))
+
+    def _keep(self, film: Film, result: dict[str, Any], objects: dict[str, bytes], seconds: float) -> None:
+        try:
+            self._store.finish(film, result, objects, self._config.destinations)
+        except WriterError as error:  # no room: the film waits in the queue until there is
+            log("no_room", level=logging.ERROR, film=film.token, code=error.code)
+            self._store.give_back(film)
+            self._stopping.wait(_PAUSE)
+            return
+        outcome = "flagged" if result["flagged"] else "not_flagged"
+        self._metrics.add("ptxsdk_films_total", outcome=outcome, code="")
+        log("scored", film=film.token, outcome=outcome, objects=sorted(objects), seconds=round(seconds, 4))
+
+    def _score(self, film: Film) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the detection and the DICOM files that go to the destinations.
+
+        The seed makes the same film, engine and configuration give the same instances: a PACS knows what it has.
+        """
+        from ptxsdk.writers import dicom_objects
+
+        radiograph = readers.read(self._store.read(film))
+        detection = self._detector.predict(radiograph)
+        datasets = dicom_objects(
+            detection,
+            radiograph,
+            self._config.formats,
+            uid_seed=_SEED,
+            created=datetime.fromtimestamp(film.received),  # noqa: DTZ006 - DICOM's times are local
+        )
+        return detection.to_dict(), {f"{name}.dcm": _encoded(dataset) for name, dataset in datasets.items()}
+
+
+def _encoded(dataset: Any) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,270 @@
+"""The queue: what was taken survives, what was not leaves nothing behind."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ptxsdk.errors import BackendError, NodeError, OutOfScope, WriterError
+from ptxsdk.node.store import MAX_ATTEMPTS, Store
+
+DESTINATIONS = ("A@h:1", "folder:/x")
+RESULT = {"flagged": True}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def store(folder):
+    made = Store(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != "")
+
+
+def dicom_files(folder):
+    return [name for name in files(folder) if name.endswith((".dcm", ".part"))]
+
+
+def test_a_film_goes_its_way(store, folder):
+    assert store.put(b"film", "1.2", "AET")[0] == "new"
+    film = store.claim()
+    assert (film.sop_instance_uid, film.source, film.state) == ("1.2", "AET", "received")
+    assert store.read(film) == b"film"
+    assert store.claim() is None
+    store.finish(film, RESULT, {"sc.dcm": b"picture"}, DESTINATIONS)
+    assert store.counts()["scored"] == 1
+    (due,) = store.due(DESTINATIONS[0])
+    assert due.result == RESULT
+    assert (store.result_path(due.token) / "sc.dcm").read_bytes() == b"picture"
+    assert not store.delivered(due, DESTINATIONS[0])
+    assert not store.due(DESTINATIONS[0])
+    assert store.delivered(due, DESTINATIONS[1])
+    assert store.find(film.token).state == "done"
+    assert store.oldest() is None
+
+
+def test_nothing_in_names_or_modes_gives_a_film_away(store, folder):
+    store.put(b"film", "1.2.840.99", "AET")
+    assert not [name for name in files(folder) if "1.2.840" in name]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o077 for path in folder.rglob("*") if path.is_file()} == {0}
+
+
+def test_films_are_claimed_in_order_and_by_one_alone(store):
+    for number in range(4):
+        store.put(b"film", f"1.{number}", "AET")
+    claimed = [store.claim() for _ in range(4)]
+    assert store.claim() is None
+    assert [film.sop_instance_uid for film in claimed] == ["1.0", "1.1", "1.2", "1.3"]
+    store.let_go(claimed[2])
+    assert store.claim().sop_instance_uid == "1.2"
+
+
+def test_a_film_sent_twice_is_taken_once(store, folder):
+    _, token = store.put(b"film", "1.2", "AET")
+    assert store.put(b"film", "1.2", "AET") == ("duplicate", token)
+    assert store.put(b"other", "1.2", "AET") == ("conflict", token)
+    assert store.read(store.claim()) == b"film"
+    assert len(dicom_files(folder)) == 1
+
+
+def test_a_film_sent_twice_at_a_time_is_taken_once(store, folder):
+    barrier = threading.Barrier(8)
+
+    def put(_):
+        barrier.wait()
+        return store.put(b"film", "1.2", "AET")[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = sorted(pool.map(put, range(8)))
+    assert outcomes == ["duplicate"] * 7 + ["new"]
+    assert len(dicom_files(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(OutOfScope((("gate.view", "view LL"),)), "refused"), (BackendError("backend.failed", "no"), "failed")],
+)
+def test_a_film_that_failed_gets_another_try_when_it_is_sent_again(store, folder, error, state):
+    store.put(b"film", "1.2", "AET")
+    store.end(store.claim(), error)
+    film = store.recent(1)[0]
+    assert (film.state, film.code, film.message) == (state, error.code, error.message)
+    assert store.put(b"film", "1.2", "AET")[0] == "again"
+    assert store.counts()["received"] == 1
+    assert len(dicom_files(folder)) == 1
+
+
+@pytest.mark.requirement("R-NODE-1")
+def test_what_was_taken_survives_and_what_was_not_is_swept(folder):
+    store = Store(folder)
+    store.put(b"one", "1.1", "AET")
+    store.put(b"two", "1.2", "AET")
+    store.claim()
+    film = store.claim()
+    store.finish(film, RESULT, {"sc.dcm": b"picture"}, DESTINATIONS)
+    (folder / "films" / ("0" * 16 + ".dcm")).write_bytes(b"never acknowledged")
+    (folder / "films" / ".abc.part").write_bytes(b"half")
+    (folder / "results" / ".abc.part").mkdir()
+    store.close()
+    store = Store(folder)
+    assert store.claim().sop_instance_uid == "1.1"
+    assert store.due(DESTINATIONS[0])[0].token == film.token
+    assert sorted(path.name for path in (folder / "results").iterdir()) == [film.token]
+    assert len(dicom_files(folder)) == 3
+    store.close()
+
+
+def test_a_film_that_takes_the_node_down_is_not_tried_for_ever(folder):
+    for _ in range(MAX_ATTEMPTS):
+        store = Store(folder)
+        store.put(b"film", "1.2", "AET")
+        assert store.claim() is not None
+        store.close()
+    store = Store(folder)
+    assert store.claim() is None
+    assert store.recent(1)[0].code == "node.crashed"
+    store.close()
+
+
+def test_attempts_given_back_do_not_count(folder):
+    store = Store(folder)
+    store.put(b"film", "1.2", "AET")
+    for _ in range(2 * MAX_ATTEMPTS):
+        film = store.claim()
+        store.give_back(film)
+        store.let_go(film)
+    store.close()
+    store = Store(folder)
+    assert store.claim() is not None
+    store.close()
+
+
+def test_deliveries_wait_and_are_given_up(store):
+    store.put(b"film", "1.2", "AET")
+    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    (film,) = store.due(DESTINATIONS[0])
+    store.postpone(film, DESTINATIONS[0], 3600)
+    assert not store.due(DESTINATIONS[0])
+    store.postpone(film, DESTINATIONS[0], -1)
+    assert store.due(DESTINATIONS[0])[0].attempts == 2
+    store.delivered(film, DESTINATIONS[1])
+    assert store.give_up(time.time() - 3600) == []
+    assert store.give_up(time.time() + 1) == [(film.token, DESTINATIONS[0])]
+    assert (store.find(film.token).state, store.find(film.token).code) == ("failed", "node.undeliverable")
+    store.tidy(keep=0, forget_before=0)
+    assert store.result_path(film.token).exists()  # somebody may still want them
+
+
+def test_tidying_keeps_the_newest_and_what_is_not_done(store, folder):
+    for number in range(5):
+        store.put(b"film", f"1.{number}", "AET")
+    for _ in range(4):
+        film = store.claim()
+        store.finish(film, RESULT, {"sc.dcm": b""}, DESTINATIONS[:1])
+        store.delivered(film, DESTINATIONS[0])
+    store.tidy(keep=1, forget_before=0)
+    assert [film.files for film in store.recent(9)] == [True, True, False, False, False]
+    assert len(dicom_files(folder)) == 3
+    assert store.put(b"film", "1.0", "AET")[0] == "duplicate"
+    store.tidy(keep=1, forget_before=time.time() + 1)
+    assert store.counts() == {"received": 1, "scored": 0, "done": 0, "refused": 0, "failed": 0}
+    assert store.put(b"film", "1.0", "AET")[0] == "new"
+
+
+def test_a_full_disk_takes_nothing_and_keeps_nothing(small_disk):
+    store = Store(small_disk / "spool")
+    store.put(b"small", "1.1", "AET")
+    film = store.claim()
+    with pytest.raises(WriterError) as raised:
+        store.put(bytes(1 << 20), "1.2", "AET")
+    assert raised.value.code == "writer.failed"
+    with pytest.raises(WriterError):
+        store.finish(film, RESULT, {"a.dcm": bytes(1 << 18), "b.dcm": bytes(1 << 20)}, DESTINATIONS)
+    assert len(dicom_files(small_disk)) == 1
+    assert list((small_disk / "spool" / "results").iterdir()) == []
+    assert store.counts()["received"] == 1
+    store.finish(film, RESULT, {"a.dcm": b"fits"}, DESTINATIONS)
+    store.close()
+
+
+def test_a_disk_that_fills_while_the_file_is_written_keeps_nothing(small_disk, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1 << 40}))
+    store = Store(small_disk / "spool")
+    with pytest.raises(WriterError):
+        store.put(bytes(2 << 20), "1.2", "AET")
+    assert dicom_files(small_disk) == []
+    assert store.put(b"small", "1.2", "AET")[0] == "new"
+    store.close()
+
+
+def test_room_is_left_on_the_disk(folder):
+    store = Store(folder, reserve=1 << 60)
+    with pytest.raises(WriterError):
+        store.put(b"film", "1.2", "AET")
+    assert dicom_files(folder) == []
+    store.close()
+
+
+def test_one_node_works_in_a_spool_and_others_may_look(store, folder):
+    with pytest.raises(NodeError) as raised:
+        Store(folder)
+    assert raised.value.code == "node.spool"
+    looking = Store(folder, readonly=True)
+    store.put(b"film", "1.2", "AET")
+    assert looking.counts()["received"] == 1
+    with pytest.raises(sqlite3.OperationalError):
+        looking.end(looking.recent(1)[0], BackendError("backend.failed", "no"))
+    looking.close()
+
+
+@pytest.mark.parametrize("damage", ["newer", "garbage", "file"])
+def test_a_spool_that_cannot_be_used(folder, damage):
+    if damage == "file":
+        folder.write_bytes(b"")
+    else:
+        Store(folder).close()
+        if damage == "newer":
+            with sqlite3.connect(folder / "queue.sqlite") as database:
+                database.execute("PRAGMA user_version=99")
+            database.close()
+        else:
+            (folder / "queue.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(NodeError) as raised:
+        Store(folder)
+    assert raised.value.code == "node.spool"
+
+
+def test_looking_into_a_spool_that_is_not_there(folder):
+    with pytest.raises(NodeError) as raised:
+        Store(folder, readonly=True)
+    assert raised.value.code == "node.spool"
+    assert not folder.exists()
+
+
+def test_commits_are_flushed(store):
+    assert store._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert store._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"

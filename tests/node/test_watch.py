@@ -1,0 +1,176 @@
+"""``ptxsdk watch``: files that a unit drops into a folder."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from made import make_chest
+from node_process import FLAGGED, Node, dx, encoded, film_files, wait_for
+from typer.testing import CliRunner
+
+from ptxsdk.cli import app
+from ptxsdk.node.metrics import Metrics
+from ptxsdk.node.store import Store
+from ptxsdk.node.watcher import Watcher
+
+
+@pytest.fixture
+def dropped(tmp_path):
+    folder = tmp_path / "dropped"
+    folder.mkdir()
+    return folder
+
+
+def watch(engine_file, tmp_path, dropped, *arguments):
+    return Node(
+        *(dropped, "--engine", engine_file, "--http", 0, "--spool", tmp_path / "spool", "--out", tmp_path / "out"),
+        *("--settle", 0.4, *arguments),
+        command="watch",
+    )
+
+
+def results(tmp_path):
+    return {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/result.json")}
+
+
+def test_dropped_films_become_results_and_stay(engine_file, tmp_path, dropped):
+    film_files(dropped, 2, 1)
+    with watch(engine_file, tmp_path, dropped) as node:
+        node.wait_done(2, 30)
+        (dropped / "later").mkdir()
+        film_files(dropped / "later", 1, 3)
+        node.wait_done(3, 30)
+        assert node.stop() == 0
+    assert sorted(found["flagged"] for found in results(tmp_path).values()) == [False, True, True]
+    assert len(list(dropped.rglob("*.dcm"))) == 3
+    with watch(engine_file, tmp_path, dropped) as node:  # what was taken is known
+        (dropped / "new.dcm").write_bytes(encoded(dx(None, 9)))
+        node.wait_done(4, 30)
+        assert len(node.events("received")) == 1
+        assert node.stop() == 0
+
+
+def test_a_film_that_is_still_being_written_is_left_alone(engine_file, tmp_path, dropped):
+    content = encoded(dx(make_chest((512, 448), **FLAGGED), 21))
+    hidden, part = dropped / ".copy.dcm", dropped / "copy.dcm.part"
+    hidden.write_bytes(content[:1000])
+    part.write_bytes(content[:1000])
+    with (
+        watch(engine_file, tmp_path, dropped, "--settle", 0.8) as node,
+        (dropped / "slow.dcm").open("wb", buffering=0) as slow,
+    ):
+        for start in range(0, len(content), 1 << 17):
+            slow.write(content[start : start + (1 << 17)])
+            time.sleep(0.6)
+        node.wait_done(1, 30)
+        assert not node.events("failed")
+        assert [entry["outcome"] for entry in node.events("received")] == ["new"]
+        part.write_bytes(content)
+        part.rename(dropped / "copy.dcm")
+        wait_for(lambda: node.events("received", outcome="duplicate"), 20)
+        assert node.stop() == 0
+
+
+def test_a_film_cut_short_is_taken_when_it_is_whole(engine_file, tmp_path, dropped):
+    content = encoded(dx(make_chest((512, 448), **FLAGGED), 31))
+    path = dropped / "film.dcm"
+    path.write_bytes(content[: len(content) // 2])
+    with watch(engine_file, tmp_path, dropped) as node:
+        wait_for(lambda: node.events("failed") or node.events("received", outcome="not_understood"), 20)
+        assert not results(tmp_path)
+        path.write_bytes(content)
+        node.wait_done(1, 30)
+        assert node.stop() == 0
+    assert [found["flagged"] for found in results(tmp_path).values()] == [True]
+
+
+def test_other_files_are_not_taken_and_stop_nothing(engine_file, tmp_path, dropped):
+    (dropped / "notes.txt").write_text("nothing")
+    (dropped / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 500)
+    (dropped / "empty.dcm").write_bytes(b"")
+    (dropped / "large.dcm").write_bytes(bytes(3 << 20))
+    (dropped / "link.dcm").symlink_to("/etc/hostname")
+    (dropped / "lateral.dcm").write_bytes(encoded(dx(None, 40, ViewPosition="LL")))
+    (dropped / "zz.dcm").write_bytes(encoded(dx(None, 41)))
+    with watch(engine_file, tmp_path, dropped, "--max-object", 2) as node:
+        node.wait_done(1, 30)
+        assert [entry["code"] for entry in node.events("refused")] == ["gate.view"]
+        outcomes = sorted(entry["outcome"] for entry in node.events("received"))
+        assert outcomes == ["new", "new", "not_understood", "not_understood", "not_understood", "too_large"]
+        assert node.stop() == 0
+    assert len(list(dropped.iterdir())) == 7
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other(tmp_path, dropped, monkeypatch):
+    import threading
+
+    first, second = film_files(dropped, 2, 70)
+    read = type(first).read_bytes
+
+    def refuse(path):
+        if path == first:
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(type(first), "read_bytes", refuse)
+    store, metrics = Store(tmp_path / "spool"), Metrics()
+    watcher = Watcher(dropped, 1 << 30, store, metrics, threading.Event(), settle_seconds=0)
+    for _ in range(4):
+        watcher.look()
+    assert store.counts()["received"] == 1
+    assert 'outcome="unreadable"} 1' in metrics.render()
+    assert second.exists()
+    store.close()
+
+
+def test_remove_takes_files_away_once_the_queue_has_them(engine_file, tmp_path, dropped):
+    film_files(dropped, 2, 50)
+    (dropped / "broken.dcm").write_bytes(b"not a film")
+    with watch(engine_file, tmp_path, dropped, "--remove") as node:
+        node.wait_done(2, 30)
+        wait_for(lambda: node.events("received", outcome="not_understood"), 20)
+        assert node.stop() == 0
+    assert [path.name for path in dropped.iterdir()] == ["broken.dcm"]
+
+
+def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
+    film_files(dropped, 1, 60)
+    with watch(engine_file, tmp_path, dropped) as node:
+        node.wait_done(1, 30)
+        away = dropped.rename(tmp_path / "away")
+        wait_for(lambda: node.health()["status"] == "not ok", 20)
+        away.rename(dropped)
+        film_files(dropped, 1, 61)
+        node.wait_done(2, 30)
+        assert node.health()["status"] == "ok"
+        assert len(node.events("received")) == 2
+        assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("watch", "{0}/none", "--out", "{0}/o"),
+        ("watch", "{0}", "--out", "{0}/o"),
+        ("watch", "{0}"),
+        ("node", "--port", "0", "--forward", "PACS@host"),
+        ("node", "--port", "0", "--forward", "PACS@host:0"),
+        ("node", "--port", "0", "--forward", "A_TITLE_THAT_IS_TOO_LONG@host:104"),
+        ("node", "--port", "0", "--out", "o", "--aet", "back\\slash"),
+        ("node", "--port", "0", "--out", "o", "--write", "pdf"),
+        ("node", "--port", "0", "--out", "o", "--profile", "triage", "--write", "sc,seg"),
+        ("node", "--port", "0", "--out", "o", "--profile", "both"),
+        ("node", "--port", "0", "--out", "o", "--host", "0.0.0.0"),
+        ("node", "--port", "0", "--out", "o", "--tls-cert", "{0}/none.pem"),
+        ("node", "--port", "0", "--out", "o", "--tls-cert", "{0}/none.pem", "--tls-key", "{0}/none.key"),
+        ("node", "--port", "0", "--out", "o", "--forward-tls"),
+    ],
+)
+def test_mistakes_are_said_before_anything_starts(engine_file, tmp_path, arguments):
+    command, *rest = (argument.format(tmp_path) for argument in arguments)
+    run = CliRunner().invoke(app, [command, *rest, "--spool", str(tmp_path / "s"), "--engine", str(engine_file)])
+    assert run.exit_code == 2
+    assert "node.option" in run.output
+    assert not (tmp_path / "s" / "films").exists() or not list((tmp_path / "s" / "films").iterdir())

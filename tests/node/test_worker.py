@@ -1,0 +1,200 @@
+"""The worker and the folder sender, in this process: failures that a real node meets seldom."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from made import make_chest
+from node_process import FLAGGED, dx, encoded, wait_for
+
+from ptxsdk import Detector
+from ptxsdk.errors import BackendError, NodeError, WriterError
+from ptxsdk.node.config import NodeConfig, Peer
+from ptxsdk.node.metrics import Metrics
+from ptxsdk.node.sender import FolderSender
+from ptxsdk.node.store import MAX_ATTEMPTS, Store
+from ptxsdk.node.worker import Worker
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptxsdk.node.worker._PAUSE", 0.05)
+    config = NodeConfig(spool=tmp_path / "spool", out=tmp_path / "out", retry_seconds=0.05, formats=("sr",))
+    made = SimpleNamespace(config=config, store=Store(config.spool), metrics=Metrics(), stopping=threading.Event())
+    made.rest = (config, made.store, made.metrics, made.stopping)
+    made.threads = []
+
+    def start(thread):
+        made.threads.append(thread)
+        thread.start()
+        return thread
+
+    made.start = start
+    yield made
+    made.stopping.set()
+    made.store.wake()
+    for thread in made.threads:
+        thread.join(10)
+    made.store.close()
+
+
+def put(parts, number):
+    ds = dx(make_chest((512, 448), **FLAGGED), number)
+    parts.store.put(encoded(ds), ds.SOPInstanceUID, "AET")
+
+
+def test_what_is_sent_follows_from_the_profile(tmp_path):
+    for profile, formats in (("cade", ("sc", "sr", "seg")), ("triage", ("sc", "sr"))):
+        assert NodeConfig(spool=tmp_path, out=tmp_path, profile=profile).formats == formats
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("PACS@host:104", ("PACS", "host", 104)),
+        ("MY PACS@[::1]:11112", ("MY PACS", "::1", 11112)),
+        (" PACS @10.0.0.1:1", ("PACS", "10.0.0.1", 1)),
+    ],
+)
+def test_peers(text, peer):
+    found = Peer.parse(text)
+    assert (found.aet, found.host, found.port) == peer
+    assert Peer.parse(found.name) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "PACS", "@h:1", "P@:1", "P@h", "P@h:", "P@h:99999", "P@::1:104", "P\n@h:1", "é@h:1"]
+)
+def test_what_is_no_peer(text):
+    with pytest.raises(NodeError) as raised:
+        Peer.parse(text)
+    assert raised.value.code == "node.option"
+
+
+class Broken:
+    """A detector that fails `times` times with `error`, then works."""
+
+    def __init__(self, detector, error, times):
+        self._detector, self._error, self.left = detector.clone(), error, times
+
+    def predict(self, film):
+        if self.left:
+            self.left -= 1
+            raise self._error
+        return self._detector.predict(film)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._detector.close()
+
+
+@pytest.fixture
+def own(tiny_engine):
+    with Detector(tiny_engine) as made:
+        yield made
+
+
+def test_a_backend_that_fails_gets_another_try(parts, own):
+    put(parts, 1)
+    parts.start(Worker(Broken(own, BackendError("backend.failed", "no"), MAX_ATTEMPTS - 1), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+
+
+def test_but_not_for_ever_and_the_next_film_goes_ahead(parts, own):
+    put(parts, 1)
+    put(parts, 2)
+    parts.start(Worker(Broken(own, BackendError("backend.failed", "no"), MAX_ATTEMPTS), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    assert [film.code for film in parts.store.recent(2)] == ["", "backend.failed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RuntimeError("Secret^Name"), "detector.internal"), (MemoryError(), "input.too_large")]
+)
+def test_a_defect_of_ours_fails_one_film(parts, own, error, code):
+    put(parts, 1)
+    put(parts, 2)
+    parts.start(Worker(Broken(own, error, 1), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    failed = parts.store.recent(2)[1]
+    assert failed.code == code
+    assert "Secret" not in failed.message
+
+
+def test_results_that_find_no_room_are_made_again_when_there_is(parts, own, monkeypatch):
+    put(parts, 1)
+    finish, failures = parts.store.finish, [1, 1]
+
+    def full(*arguments):
+        if failures:
+            failures.pop()
+            raise WriterError("writer.failed", "no room")
+        finish(*arguments)
+
+    monkeypatch.setattr(parts.store, "finish", full)
+    parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    assert parts.store.recent(1)[0].code == ""
+
+
+def test_a_folder_that_cannot_be_written_gets_all_when_it_can(parts, own, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    put(parts, 1)
+    parts.start(Worker(own.clone(), *parts.rest))
+    sender = parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    wait_for(lambda: not sender.reachable, 20)
+    assert parts.store.counts()["scored"] == 1
+    (tmp_path / "out").unlink()
+    wait_for(lambda: parts.store.counts()["done"], 20)
+    assert len(list((tmp_path / "out").glob("*/sr.dcm"))) == 1
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_result_that_is_gone_holds_up_no_other(parts, own, tmp_path):
+    put(parts, 1)
+    put(parts, 2)
+    worker = parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"] == 2, 20)
+    assert worker.is_alive()
+    second, first = parts.store.recent(2)
+    (parts.store.result_path(first.token) / "sr.dcm").unlink()
+    parts.store.result_path(first.token).rmdir()
+    parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    wait_for(lambda: parts.store.find(second.token).state == "done", 20)
+    assert parts.store.find(first.token).state == "scored"
+
+
+def test_a_database_that_cannot_be_written_leaves_the_film_in_the_queue(parts, own, monkeypatch):
+    put(parts, 1)
+    failures = [1, 1]
+    end = parts.store.end
+
+    def broken(*arguments):
+        if failures:
+            failures.pop()
+            raise sqlite3.OperationalError("database or disk is full")
+        end(*arguments)
+
+    monkeypatch.setattr(parts.store, "end", broken)
+    parts.start(Worker(Broken(own, RuntimeError("no"), 9), *parts.rest))
+    wait_for(lambda: parts.store.counts()["failed"], 20)
+
+
+def test_the_same_film_gives_the_same_bytes(parts, own, tmp_path):
+    """What is sent again after a crash is what was sent before."""
+    import pydicom
+
+    put(parts, 1)
+    worker = Worker(own.clone(), *parts.rest)
+    film = parts.store.claim()
+    (_, first), (_, second) = worker._score(film), worker._score(film)
+    assert first == second
+    report = pydicom.dcmread(io.BytesIO(first["sr.dcm"]))
+    assert report.ContentTime[:6] == time.strftime("%H%M%S", time.localtime(film.received))
