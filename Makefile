@@ -1,9 +1,11 @@
 # make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
+#      trace | lock | licences | vulnerabilities | reproducible
 
 PYTHON ?= python3
 BENCHMARKS := preprocess aggregate predict precision batch
 
 .PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format gpu-check bench wheel test-aarch64
+.PHONY: trace lock licences vulnerabilities reproducible
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -46,3 +48,21 @@ wheel:  ## dist/: manylinux x86-64 and aarch64, of the interpreter PYTHON; needs
 
 test-aarch64:  ## the aarch64 wheel of dist/ under qemu-user
 	PYTHON=$(PYTHON) packaging/test_aarch64.sh
+
+trace:  ## docs/trace.md: which tests prove which requirement
+	$(PYTHON) tools/requirements_trace.py
+
+lock:  ## requirements/: newest versions within pyproject.toml's bounds, with hashes; needs uv
+	uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.10 \
+	  --custom-compile-command "make lock" pyproject.toml -o requirements/device.txt >/dev/null
+	uv pip compile --quiet --upgrade --generate-hashes --universal --python-version 3.10 \
+	  --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt >/dev/null
+
+licences:  ## of the default install: a report; fails on GPL, AGPL and packages that state none
+	$(PYTHON) packaging/licences.py
+
+vulnerabilities:  ## of the locked packages; needs pip-audit and a connection to PyPI's database: docs/security.md
+	pip-audit --strict --disable-pip --require-hashes --requirement requirements/device.txt
+
+reproducible:  ## dist/ as by `make wheel`, every wheel built twice in two places, with the same bytes
+	$(PYTHON) packaging/wheels.py --reproduce

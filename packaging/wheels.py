@@ -2,21 +2,27 @@
 
 Each wheel is built by the project's own build system, tagged by auditwheel with the oldest glibc its symbols allow, and
 refused if an extension module of it is of another processor, needs a library that manylinux does not promise, or shows
-any symbol but its entry point.
+any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes
+wherever it is built with the same compiler: --reproduce builds everything twice, in two places, and compares.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+
+import lock
+import sbom
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -54,9 +60,9 @@ def build_settings(processor: str) -> dict[str, str]:
     }
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, at: Path = ROOT) -> str:
     """Run a command in the project's root and return what it printed; on failure show that and leave."""
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(command, cwd=at, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"{done.stdout}\n{' '.join(map(str, command))}: exit status {done.returncode}")
     return done.stdout
@@ -71,16 +77,53 @@ def require_tools(processors: list[str]) -> None:
         raise SystemExit("\n".join(missing))
 
 
-def build(processor: str) -> Path:
-    """Build and tag the wheel of one processor."""
-    work = WORK / processor
+def source_date() -> int:
+    """Return the time that files in the wheel bear: SOURCE_DATE_EPOCH, else that of the last commit."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    return int(given or run("git", "log", "-1", "--format=%ct"))
+
+
+def build_environment() -> Path:
+    """Make a virtual environment with what requirements/build.txt locks, every file's hash checked."""
+    folder = WORK / "environment"
+    run(sys.executable, "-m", "venv", "--clear", folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", lock.BUILD)
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return folder / "bin" / "python"
+
+
+def build(processor: str, python: Path, tree: Path = ROOT) -> Path:
+    """Build and tag the wheel of one processor from the sources in `tree`, with the tools of `python`."""
+    work = WORK / processor if tree == ROOT else tree.parent / f"{tree.name}-{processor}"
     shutil.rmtree(work, ignore_errors=True)
+    # Neither where the sources lie nor where the interpreter does may show in the module.
+    flags = f"-ffile-prefix-map={tree}=. -ffile-prefix-map={sys.base_prefix}=/python"
+    os.environ["CXXFLAGS"] = flags
     settings = [f"--config-settings={key}={value}" for key, value in build_settings(processor).items()]
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", work / "plain", *settings, ".")
+    shutil.rmtree(tree / "build" / "wheels" / "cmake", ignore_errors=True)
+    settings.append("--config-settings=build-dir=build/wheels/cmake")
+    pip = (python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
+    run(*pip, "--wheel-dir", work / "plain", *settings, ".", at=tree)
     (plain,) = (work / "plain").glob("*.whl")
     run("auditwheel", "repair", "--wheel-dir", work, plain)
     (wheel,) = work.glob("*manylinux*.whl")
     return wheel
+
+
+def reproduce(wheel: Path, processor: str, python: Path) -> None:
+    """Build once more from a copy of the sources in another place; leave unless it has the same bytes."""
+    with tempfile.TemporaryDirectory(prefix="ptxsdk-elsewhere-") as folder:
+        tree = Path(folder) / "a-copy"
+        for name in run("git", "ls-files", "-z").split("\0"):
+            if (ROOT / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, tree / name)
+        again = build(processor, python, tree)
+        if again.read_bytes() != wheel.read_bytes():
+            with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+                here, there = ({entry.filename: entry.CRC for entry in each.infolist()} for each in (first, second))
+            differ = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+            raise SystemExit(f"{wheel.name} is not reproducible: {', '.join(differ) or 'the archive itself'} differs")
 
 
 def check(wheel: Path, processor: str) -> Mapping[str, int]:
@@ -119,20 +162,31 @@ def main() -> None:
     """Build, check, move to dist/, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--for", dest="processors", nargs="+", choices=MACHINES, default=list(MACHINES))
-    processors = parser.parse_args().processors
+    parser.add_argument("--reproduce", action="store_true", help="build twice, and leave unless the bytes are equal")
+    options = parser.parse_args()
+    processors = options.processors
     # A virtual environment's tools are found whether or not it is active.
     os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     require_tools(processors)
+    created = source_date()
+    os.environ["SOURCE_DATE_EPOCH"] = str(created)
+    python = build_environment()
     DIST.mkdir(exist_ok=True)
     rows = []
     for processor in processors:
         print(f"building for {processor}", file=sys.stderr, flush=True)
-        wheel = build(processor)
+        wheel = build(processor, python)
         sizes = check(wheel, processor)
+        if options.reproduce:
+            reproduce(wheel, processor, python)
+            print(f"same bytes twice: {hashlib.sha256(wheel.read_bytes()).hexdigest()}", file=sys.stderr, flush=True)
         interpreter = wheel.name.split("-")[2]
         for stale in DIST.glob(f"ptxsdk-*-{interpreter}-*_{processor}.whl"):
             stale.unlink()
+            stale.with_name(f"{stale.name}.cdx.json").unlink(missing_ok=True)
         shutil.move(wheel, DIST / wheel.name)
+        bill = sbom.make(DIST / wheel.name, created)
+        (DIST / f"{wheel.name}.cdx.json").write_text(bill, "utf-8")
         rows.append((wheel.name, sizes))
     print(f"{'':62}{'wheel':>10}{'engine':>10}{'_core':>10}{'_cuda':>10}  MB")
     for name, sizes in rows:

@@ -6,11 +6,13 @@ loads when it is called.  Research and integration use only: not a medical devic
 
 import logging
 
+from ptxsdk.audit import AuditChain, AuditFile
 from ptxsdk.detection import Check, Detection, EngineId, OperatingPoint, Quality, Region, Timings
 from ptxsdk.detector import Detector
 from ptxsdk.engine import Engine
 from ptxsdk.errors import (
     CODES,
+    AuditError,
     BackendError,
     BuildError,
     DetectorError,
@@ -25,12 +27,16 @@ from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window
 from ptxsdk.readers import read
+from ptxsdk.rollback import RollbackCounter, RollbackFile
 from ptxsdk.writers import dicom_objects, write_dicom
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CODES",
+    "AuditChain",
+    "AuditError",
+    "AuditFile",
     "BackendError",
     "BuildError",
     "Check",
@@ -52,6 +58,8 @@ __all__ = [
     "Quality",
     "Radiograph",
     "Region",
+    "RollbackCounter",
+    "RollbackFile",
     "Timings",
     "Window",
     "WriterError",

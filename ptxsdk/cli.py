@@ -64,6 +64,10 @@ PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithme
 KeyOption = Annotated[
     Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
 ]
+RollbackOption = Annotated[
+    Path | None,
+    typer.Option("--rollback", metavar="FILE", help="With --key: refuse engines older than this file knows."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
 
 
@@ -98,6 +102,10 @@ def predict(
         bool, typer.Option("--force", help="Research: score films that the input gate refuses, and mark the results.")
     ] = False,
     key: KeyOption = None,
+    rollback: RollbackOption = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
+    ] = None,
 ) -> None:
     """Score films.
 
@@ -119,12 +127,16 @@ def predict(
         else:
             _print_detection(path, outcome)
 
+    log: ptxsdk.AuditFile | None = None
     try:
         if out is not None:
             _make_folder(out)
+        log = None if audit is None else ptxsdk.AuditFile(audit)
         detector = _make_detector(
             engine,
             key,
+            audit=log,
+            rollback=rollback,
             device=device,
             backend=backend,
             precision=precision.value,
@@ -133,12 +145,14 @@ def predict(
             gate_policy=ptxsdk.GatePolicy(enforce=not force),
         )
     except PtxsdkError as error:
+        if log is not None:
+            log.close()
         if not as_json:
             _fail(error, as_json=False)
         for path, _ in found:
             report(path, error)
         raise typer.Exit(1) from error
-    with detector:
+    with detector, log or contextlib.nullcontext():
         for path, name in _progress(found, console):
             report(path, name if isinstance(name, PtxsdkError) else _predict_one(detector, path, name, out, writers))
     raise typer.Exit(1 if failed else 0)
@@ -158,6 +172,7 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
         ("file SHA-256", opened.sha256),
         ("created", manifest.created),
         ("signature", opened.signature),
+        ("security version", str(opened.security_version)),
         ("precisions", ", ".join(opened.precisions)),
         ("input", f"{manifest.input.size[0]} x {manifest.input.size[1]}"),
         ("image score", manifest.aggregation.method),
@@ -206,15 +221,21 @@ def inspect(engine: EngineArgument = None, as_json: JsonOption = False) -> None:
 def verify(
     engine: EngineArgument = None,
     key: KeyOption = None,
+    rollback: RollbackOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = Precision.auto,
     as_json: JsonOption = False,
 ) -> None:
-    """Check an engine: every hash, the signature if a key is given, and its golden films on this device."""
+    """Check an engine: every hash, the signature if a key is given, and its golden films on this device.
+
+    With --rollback its security version is checked too, and kept as what this device has accepted.
+    """
     opened = _open_engine(engine, key, as_json=as_json)
     try:
-        with _make_detector(opened, None, device=device, backend=backend, precision=precision.value) as detector:
+        with _make_detector(
+            opened, key, rollback=rollback, device=device, backend=backend, precision=precision.value
+        ) as detector:
             compared = detector.self_test()
             ran = f"{detector.backend} {detector.precision}"
     except PtxsdkError as error:
@@ -227,6 +248,92 @@ def verify(
     console.print(f"contents  {len(opened.manifest.entries)} entries, every hash right")
     console.print(f"signature {opened.signature}")
     console.print(f"self-test {compared} golden films reproduced on {ran}")
+
+
+@app.command()
+def keygen(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The private key; its public key is FILE.pub.")],
+) -> None:
+    """Make an Ed25519 key to sign engines with, and the public key that devices trust; replace no file."""
+    from ptxsdk.engine import new_keys
+    from ptxsdk.files import write_file
+
+    public = out.with_name(f"{out.name}.pub")
+    try:
+        for path in (out, public):
+            if os.path.lexists(path):
+                raise WriterError("writer.failed", f"there is a {str(path)!r} already")
+        for path, key, mode in zip((out, public), new_keys(), (0o600, 0o644), strict=True):
+            write_file(path, key, mode=mode)
+    except PtxsdkError as error:
+        _fail(error, as_json=False)
+    _console().print(_escaped(f"private key {out}: keep it off the devices\npublic key {public}"), highlight=False)
+
+
+@app.command()
+def sign(
+    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="All but its signature is verified first.")],
+    key: Annotated[Path, typer.Option("--key", metavar="PRIVATE", help="Ed25519 private key, raw or plain PEM.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Engine to write; may be ENGINE.")],
+    security_version: Annotated[
+        int | None, typer.Option("--security-version", min=1, help="Devices refuse lower ones once they ran this.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign an engine, in place of any signature it has."""
+    from ptxsdk.engine import sign_engine
+
+    try:
+        signed = sign_engine(engine, out, signing_key=_read_key(key), security_version=security_version)
+    except PtxsdkError as error:
+        _fail(error, as_json=as_json)
+    if as_json:
+        print(json.dumps({"written": str(out), "sha256": signed.sha256, "security_version": signed.security_version}))
+        return
+    _console().print(
+        _escaped(f"written: {out}, security version {signed.security_version}"), highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def provision(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")],
+    security_version: Annotated[
+        int, typer.Option("--security-version", min=0, help="The lowest that this device accepts.")
+    ] = 0,
+) -> None:
+    """Make the file in which a device keeps the highest security version it has accepted: --rollback."""
+    try:
+        ptxsdk.RollbackFile.create(file, security_version)
+    except PtxsdkError as error:
+        _fail(error, as_json=False)
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An audit log; it may be in use.")],
+    head: Annotated[
+        str | None, typer.Option("--head", metavar="HASH", help="Hash of a record that must be there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check an audit log: every record as written, none missing between; exit status 1 where not, or cut short."""
+    from ptxsdk.audit import verify as verify_audit
+
+    try:
+        found = verify_audit(file, head=head)
+    except PtxsdkError as error:
+        _fail(error, as_json=as_json)
+    if as_json:
+        result = {"records": found.records, "head": found.head.hash, "torn_bytes": found.torn}
+        print(json.dumps(result))
+    else:
+        console = _console()
+        console.print(f"{found.records} records, each follows the one before", highlight=False)
+        console.print(f"head {found.head.hash}", highlight=False, soft_wrap=True)
+        if found.torn:
+            console.print(f"{found.torn} bytes of an unfinished record at the end", style="yellow", highlight=False)
+    raise typer.Exit(1 if found.torn else 0)
 
 
 @app.command()
@@ -502,7 +609,11 @@ def _predict_one(
 
     try:
         started = perf_counter()
-        film = readers.read(path)
+        try:
+            film = readers.read(path)
+        except (PtxsdkError, MemoryError) as error:
+            detector.record_failure(error)
+            raise
         read = 1e3 * (perf_counter() - started)
         detection = detector.predict(film)
         timings = detection.timings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -12,21 +13,62 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from types import TracebackType
-from typing import Literal, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from ptxsdk import audit as audit_log
 from ptxsdk import backends, gate, readers
+from ptxsdk import rollback as rollback_state
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
 from ptxsdk.engine import Engine
-from ptxsdk.errors import BackendError, DetectorError, EngineError, InputError, PtxsdkError
+from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.pipeline import Pipeline, Run, pipeline_around
 from ptxsdk.radiograph import Display, Radiograph, Window
 
 _LOGGER = logging.getLogger("ptxsdk")
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _refusals_recorded(init: M) -> M:
+    """Have the audit log know of a detector that did not start."""
+
+    @functools.wraps(init)
+    def recorded(self: Detector, *arguments: Any, **options: Any) -> None:
+        options["audit"] = chain = audit_log.chain_of(options.get("audit"))
+        try:
+            init(self, *arguments, **options)
+        except AuditError:
+            raise
+        except PtxsdkError as error:
+            if chain is not None:
+                audit_log.record_refusal(chain, error)
+            raise
+
+    return cast("M", recorded)
+
+
+def _audited(predict: M) -> M:
+    """Have the audit log know of every film before the caller does."""
+
+    @functools.wraps(predict)
+    def audited(self: Detector, *arguments: Any, **options: Any) -> Detection:
+        self._check_usable()
+        try:
+            detection: Detection = predict(self, *arguments, **options)
+        except Exception as error:
+            self.record_failure(error)
+            raise
+        if self._auditor is not None:
+            self._auditor.scored(detection)
+        return detection
+
+    return cast("M", audited)
 
 
 class Detector:
@@ -61,6 +103,15 @@ class Detector:
     trusted_keys : sequence of bytes, optional
         Ed25519 public keys, 32 raw bytes or PEM.  If given, the engine must be signed by one of them; an empty
         sequence trusts no engine.
+    require_signature : bool
+        Refuse every engine where `trusted_keys` is None, so that a forgotten key list cannot switch the check off.
+    rollback : path or RollbackCounter, optional
+        Where this device keeps the highest security version it has accepted: a `RollbackFile` by its path, or a
+        counter of the host's.  Needs `trusted_keys`.  Older engines are refused; the number is raised once a newer one
+        has passed its self-test.
+    audit : AuditChain or callable, optional
+        Gets a record of every start and every film, scored or not: an `AuditFile`, or a sink as in `AuditChain`.  A
+        sink that fails means that no result is returned.
 
     Raises
     ------
@@ -70,8 +121,11 @@ class Detector:
         Device or backend cannot be used.
     DetectorError
         ``detector.option``: an option has a value that does not exist.
+    AuditError
+        The audit log cannot be kept.
     """
 
+    @_refusals_recorded
     def __init__(
         self,
         engine: str | os.PathLike[str] | bytes | Engine | None = None,
@@ -84,6 +138,9 @@ class Detector:
         gate_policy: GatePolicy | None = None,
         threads: int = 0,
         trusted_keys: Sequence[bytes] | None = None,
+        require_signature: bool = False,
+        rollback: str | os.PathLike[str] | rollback_state.RollbackCounter | None = None,
+        audit: audit_log.AuditChain | audit_log.Sink | None = None,
     ) -> None:
         if profile not in ("cade", "triage"):
             raise DetectorError("detector.option", f"profile {profile!r} is not cade or triage")
@@ -91,10 +148,14 @@ class Detector:
             engine = Engine.default_path()
         if gate_policy is not None and not isinstance(gate_policy, GatePolicy):
             raise DetectorError("detector.option", "gate_policy is not a GatePolicy")
+        signed = require_signature or trusted_keys is not None
+        counter = rollback_state.counter_of(rollback, signed=signed)
         if not isinstance(engine, Engine):
-            engine = Engine.open(engine, trusted_keys=trusted_keys or (), require_signature=trusted_keys is not None)
-        elif trusted_keys is not None:
-            engine = engine.verified(trusted_keys)
+            engine = Engine.open(engine, trusted_keys=trusted_keys or (), require_signature=signed)
+        elif signed:
+            engine = engine.verified(trusted_keys or ())
+        if counter is not None:
+            rollback_state.check(counter, engine)
         self._engine = engine
         self._profile = profile
         self._policy = gate_policy or GatePolicy()
@@ -119,6 +180,21 @@ class Detector:
             _let_go(self._pipeline, self._backend)
             self._use(backends.load(engine, backend=backend, device=device, precision=exact, threads=threads))
             self.self_test(vectors=1)
+        if counter is not None:
+            rollback_state.accept(counter, engine)
+        self._auditor: audit_log.Auditor | None = None
+        if audit is not None:
+            self._auditor = audit_log.Auditor.of(
+                cast("audit_log.AuditChain", audit),
+                engine,
+                self._policy,
+                point=self._operating_point,
+                profile=profile,
+                precision=self.precision,
+                backend=self.backend,
+                device=self._backend.device,
+            )
+            self._auditor.started()
 
     def _use(self, backend: backends.Backend) -> None:
         """Run the network on `backend` from here on."""
@@ -140,6 +216,7 @@ class Detector:
         """Precision that the network runs in."""
         return self._backend.precision
 
+    @_audited
     def predict(self, image: object) -> Detection:
         """Score one film.
 
@@ -165,6 +242,8 @@ class Detector:
             The network failed or produced numbers that are not finite.
         DetectorError
             ``detector.closed`` or ``detector.forked``.
+        AuditError
+            The film's record could not be kept; its score is not returned.
         """
         self._check_usable()
         started = perf_counter()
@@ -193,7 +272,7 @@ class Detector:
     def predict_batch(
         self, images: Iterable[object], *, errors: Literal["raise", "return"] = "raise"
     ) -> list[Detection] | list[Detection | PtxsdkError]:
-        """Score many films side by side; results equal those of `predict` to rounding.
+        """Score many films side by side; results are those of `predict`, on CPUs bit for bit (docs/determinism.md).
 
         The first batch of two films or more compiles the network again, for throughput: streams that each take a film
         through the whole pipeline.  `predict` and its latency stay as they are.
@@ -362,6 +441,17 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def record_failure(self, error: Exception) -> None:
+        """Have the audit log know of a film that the caller could not read; `predict` does so itself.
+
+        Raises
+        ------
+        AuditError
+            The record could not be kept.
+        """
+        if self._auditor is not None:
+            self._auditor.failed(error)
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -175,6 +175,11 @@ class Engine:
         first, *others = self.precisions
         return (first, *(each for each in others if "farthest_flip" in (self.manifest.networks[each].accuracy or {})))
 
+    @property
+    def security_version(self) -> int:
+        """What devices compare to refuse older engines; 0 where the manifest has none."""
+        return self.manifest.security_version or 0
+
     def network(self, precision: Precision) -> bytes:
         """Return the ONNX network of a precision.
 
@@ -278,6 +283,7 @@ def sign_engine(
     path: str | os.PathLike[str],
     *,
     signing_key: bytes | Ed25519PrivateKey,
+    security_version: int | None = None,
 ) -> Engine:
     """Write `source` with a signature, in place of any it has, and return it opened.
 
@@ -289,17 +295,46 @@ def sign_engine(
         Where to; may be `source`.
     signing_key : bytes or Ed25519PrivateKey
         As in `engine_bytes`.
+    security_version : int, optional
+        1 or more, written into the manifest, which is then of format 2: devices that keep a `RollbackFile` refuse
+        engines of a lower one.  Default: what the engine has; a format 1 engine stays as it is and counts as 0.
 
     Raises
     ------
     EngineError, WriterError
-        As `Engine.open` and `write_engine`.
+        As `Engine.open` and `write_engine`; ``engine.manifest`` for a security version that is lower than the
+        engine's own, or none.
     """
     key = _private_key(signing_key)
     engine = Engine.open(source)
-    data, signed = _sealed(engine.manifest_bytes(), engine.entries(), key)
+    raw = engine.manifest_bytes()
+    if security_version is not None:
+        if isinstance(security_version, int) and security_version < engine.security_version:
+            raise EngineError(
+                "engine.manifest", f"security version {security_version} is below the {engine.security_version} it has"
+            )
+        try:
+            raw = replace(engine.manifest, security_version=security_version, format_version=2).to_json()
+        except RuleError as broken:
+            raise EngineError("engine.manifest", f"manifest {broken}") from None
+    data, signed = _sealed(raw, engine.entries(), key)
     write_file(path, data)
     return signed
+
+
+def new_keys() -> tuple[bytes, bytes]:
+    """Return a new Ed25519 key to sign engines with, and the public key that devices trust: both PEM.
+
+    The private key is plain PKCS 8, as `openssl genpkey -algorithm ed25519` makes it: keep it off the devices.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    key = Ed25519PrivateKey.generate()
+    return (
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    )
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

@@ -49,6 +49,8 @@ CODES: dict[str, str] = {
     "engine.format_version": "The engine was written in a format this version does not know.",
     "engine.manifest": "The manifest breaks the format's rules.",
     "engine.signature": "The signature is missing, or not by a trusted key.",
+    "engine.rollback": "The engine is older than one this device has already accepted.",
+    "engine.rollback_state": "The record of the newest accepted engine is missing, damaged or cannot be kept.",
     "engine.precision": "The engine has no network in the requested precision.",
     "engine.self_test": "On this device the engine does not reproduce its golden vectors.",
     "backend.unavailable": "The backend or device asked for cannot be used here.",
@@ -60,6 +62,9 @@ CODES: dict[str, str] = {
     "detector.forked": "The detector was made in another process, before a fork.",
     "detector.internal": "A defect in ptxsdk itself; nothing was scored.",
     "detector.option": "An option has a value that does not exist.",
+    "audit.failed": "The audit log could not be written or read; no result was returned.",
+    "audit.locked": "Another process writes this audit log.",
+    "audit.corrupt": "The audit log was altered, or is none.",
     "build.films": "The films to build with are missing, too few, unreadable or out of scope.",
     "build.network": "The network is not one that variants can be made of.",
     "build.accuracy": "A variant is less accurate than the engine's fp32 network by more than the budget.",
@@ -151,6 +156,12 @@ class DetectorError(PtxsdkError):
     """The detector was asked for something it cannot do."""
 
     family = "detector."
+
+
+class AuditError(PtxsdkError):
+    """The audit log cannot be kept or trusted; where it cannot be kept, no result is returned."""
+
+    family = "audit."
 
 
 class BuildError(PtxsdkError):

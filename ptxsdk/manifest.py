@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ptxsdk.errors import EngineError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_ENTRY_BYTES = 1 << 30
 MAX_DEPTH = 12
+MAX_SECURITY_VERSION = 2**31 - 1
 ENTRY_NAME = re.compile(r"(?=.{1,100}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*\Z")
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -96,6 +97,7 @@ Label = Annotated[str, _Shaped(r"[a-z0-9][a-z0-9_-]{0,63}", "a label of a-z, 0-9
 Version = Annotated[str, _Shaped(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}", "a version")]
 TensorName = Annotated[str, _Shaped(r"[A-Za-z_][A-Za-z0-9_.]{0,63}", "a tensor name")]
 EntryName = Annotated[str, _Shaped(ENTRY_NAME.pattern, "an entry name")]
+SecurityVersion = Annotated[int, _Within(1, MAX_SECURITY_VERSION)]
 Sha256 = Annotated[str, _Shaped(r"[0-9a-f]{64}", "a SHA-256 in lower-case hexadecimals")]
 
 
@@ -440,8 +442,12 @@ class Manifest(Record):
         At least one.
     entries : mapping of str to Entry
         Every entry but the manifest and the signature; empty until the engine is written.
-    format_version, not_a_medical_device
-        Fixed in format 1.
+    security_version : int or None
+        Raised by the vendor where older engines must not be used any more; None, which counts as 0, in format 1.
+    format_version : int
+        2 where there is a `security_version`, else 1: what an older ptxsdk can read stays as it was.
+    not_a_medical_device
+        Fixed.
 
     Raises
     ------
@@ -466,9 +472,12 @@ class Manifest(Record):
     golden: tuple[Golden, ...]
     entries: Mapping[EntryName, Entry] = dataclasses.field(default_factory=dict)
     not_a_medical_device: Literal[True] = True
-    format_version: Literal[1] = 1
+    security_version: SecurityVersion | None = None
+    format_version: Literal[1, 2] = 1
 
     def _broken(self) -> Iterator[tuple[str, str]]:
+        if (self.security_version is None) != (self.format_version == 1):
+            yield "security_version", f"belongs to format 2 and only there, the format is {self.format_version}"
         yield from self._broken_outputs()
         yield from self._broken_points()
         for precision, network in self.networks.items():
@@ -561,7 +570,7 @@ class Manifest(Record):
         if type(version) is int and version > FORMAT_VERSION:
             raise EngineError(
                 "engine.format_version",
-                f"the engine has format version {version}, this ptxsdk reads version {FORMAT_VERSION}",
+                f"the engine has format version {version}, this ptxsdk reads versions 1 to {FORMAT_VERSION}",
             )
         try:
             manifest = _build(cls, plain)

@@ -79,6 +79,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.requirement("R-INPUT-3")
 def test_each_has_its_error(detector, name):
     make, error, code = CASES[name]
     with pytest.raises(error) as raised:
@@ -106,6 +107,7 @@ def test_a_flipped_byte_anywhere_in_an_engine(tiny_engine, step):
             Engine.open(bytes(damaged))
 
 
+@pytest.mark.requirement("R-ERROR-2")
 def test_errors_carry_no_patient_data(detector):
     import pydicom
 
@@ -116,6 +118,7 @@ def test_errors_carry_no_patient_data(detector):
     assert not any(word and word in str(raised.value) for word in private)
 
 
+@pytest.mark.requirement("R-INPUT-1")
 def test_a_16_bit_film_is_not_read_as_8_bit(detector):
     """The same film as 8 bits, and as 16 bits that differ in the high byte only."""
     chest = make_chest(blob=(250, 150, 60))

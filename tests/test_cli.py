@@ -46,6 +46,7 @@ def lines(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.requirement("R-CLI-1")
 def test_json_is_one_object_a_line(folder):
     result = predict(folder, folder / "films", "--json")
     assert result.exit_code == 0, result.output
@@ -60,6 +61,7 @@ def test_json_is_one_object_a_line(folder):
     assert region["area_mm2"] is None
 
 
+@pytest.mark.requirement("R-CLI-2")
 def test_a_failing_file_never_stops_the_others(folder):
     bad = folder / "bad.png"
     bad.write_bytes(b"no film")
@@ -146,6 +148,7 @@ def test_decoding_is_part_of_the_time(folder):
     assert times["total"] >= times["read"] + times["network"]
 
 
+@pytest.mark.requirement("R-CLI-2")
 def test_a_defect_of_ours_stops_no_other_film(folder, monkeypatch):
     from ptxsdk import readers
 
@@ -230,6 +233,7 @@ def test_dicom_results_of_a_picture_fail_and_leave_nothing(folder):
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.requirement("R-WORDS-1")
 def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
     result = predict(folder, folder / "films")
     assert result.exit_code == 0
@@ -260,6 +264,7 @@ def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
         ["no-such-command"],
     ],
 )
+@pytest.mark.requirement("R-CLI-1")
 def test_usage_errors_exit_with_two(folder, arguments, monkeypatch):
     monkeypatch.chdir(folder)
     if arguments[0] in ("predict", "bench"):
@@ -361,6 +366,7 @@ def test_bench(folder):
     assert run("bench", "--engine", folder / "tiny.ptxengine", "--repeats", 5).exit_code == 0
 
 
+@pytest.mark.requirement("R-CLI-1")
 def test_as_a_process_stdout_holds_json_alone(folder, tmp_path):
     command = [sys.executable, "-m", "ptxsdk", "predict", "--engine", str(folder / "tiny.ptxengine"), "--json"]
     films = [str(folder / "films"), str(folder / "nowhere")]

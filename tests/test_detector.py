@@ -32,6 +32,7 @@ def expected_probability(film):
     return 1 / (1 + np.exp(-(float(patch.max()) + 0.5)))
 
 
+@pytest.mark.requirement("R-SCORE-3")
 def test_probability_is_the_calibrated_maximum(any_detector):
     for film in (make_chest(), make_chest(blob=BLOB), make_chest((333, 401), blob=(200, 300, 9))):
         detection = any_detector.predict(film)
@@ -39,6 +40,7 @@ def test_probability_is_the_calibrated_maximum(any_detector):
         assert detection.flagged == (detection.probability >= 0.5)
 
 
+@pytest.mark.requirement("R-SCORE-5")
 def test_region_lies_on_the_blob_in_source_pixels(any_detector):
     film = Radiograph.from_array(make_chest(blob=BLOB), pixel_spacing=(0.5, 0.25))
     detection = any_detector.predict(film)
@@ -54,6 +56,7 @@ def test_region_lies_on_the_blob_in_source_pixels(any_detector):
 
 
 @pytest.mark.parametrize(("rows", "side"), [("L", "right"), ("R", "left")])
+@pytest.mark.requirement("R-SCORE-5")
 def test_side_follows_the_patient_orientation(detector, rows, side):
     film = Radiograph.from_array(make_chest(blob=BLOB), patient_orientation=(rows, "F"))
     detection = detector.predict(film)
@@ -85,6 +88,7 @@ def test_a_film_that_is_not_flagged_has_no_regions_but_a_map(detector):
     np.testing.assert_allclose(detection.map, 1 / (1 + np.exp(-detection.mask_logits.astype(float))), atol=1e-6)
 
 
+@pytest.mark.requirement("R-PROFILE-1")
 def test_triage_shows_no_location(tiny_engine):
     with Detector(tiny_engine, profile="triage") as triage:
         detection = triage.predict(make_chest(blob=BLOB))
@@ -95,6 +99,7 @@ def test_triage_shows_no_location(tiny_engine):
     assert json.loads(json.dumps(detection.to_dict()))["regions"] == []
 
 
+@pytest.mark.requirement("R-SCORE-3")
 def test_operating_point_by_name(tiny_engine):
     with Detector(tiny_engine, operating_point="high") as sensitive:
         film = make_chest()
@@ -145,6 +150,7 @@ def test_backends_agree(tiny_engine):
     assert first.regions[0].box == second.regions[0].box
 
 
+@pytest.mark.requirement("R-THREAD-1")
 def test_many_threads_get_what_one_would(detector):
     films = [make_chest((300 + 7 * n, 300), blob=(100 + 5 * n, 80 + 3 * n, 20 + n)) for n in range(8)]
     serial = [detector.predict(film) for film in films]
@@ -176,6 +182,7 @@ def test_a_clone_is_independent(tiny_engine):
     second.close()
 
 
+@pytest.mark.requirement("R-THREAD-1")
 def test_clones_predict_at_the_same_time(detector):
     films = [make_chest((300 + 7 * n, 300), blob=(100 + 5 * n, 80 + 3 * n, 20 + n)) for n in range(4)]
     expected = [detector.predict(film) for film in films]
@@ -194,6 +201,7 @@ def test_clones_predict_at_the_same_time(detector):
     assert all(result == expected[n] for n in range(4) for result in results[n])
 
 
+@pytest.mark.requirement("R-TRUST-2")
 def test_keys_are_asked_of_an_opened_engine_too(tiny_engine):
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -223,11 +231,13 @@ def test_a_result_outlives_the_next_call(detector):
     np.testing.assert_array_equal(first.map, before)
 
 
+@pytest.mark.requirement("R-BATCH-1")
 def test_batch_equals_single_and_keeps_the_order(detector):
     films = [make_chest(blob=BLOB), make_chest(), make_chest((400, 400), blob=(100, 100, 30))]
     assert [d.probability for d in detector.predict_batch(films)] == [detector.predict(f).probability for f in films]
 
 
+@pytest.mark.requirement("R-BATCH-1")
 def test_batch_errors_are_raised_or_returned(detector):
     films = [make_chest(), np.zeros((10, 10), np.uint8), make_chest(blob=BLOB)]
     with pytest.raises(OutOfScope):
@@ -238,6 +248,7 @@ def test_batch_errors_are_raised_or_returned(detector):
     assert third.flagged
 
 
+@pytest.mark.requirement("R-BATCH-1")
 def test_a_batch_keeps_the_order_whoever_is_done_first(detector):
     sizes = [(2400, 2000) if index % 5 == 0 else (300, 260) for index in range(24)]
     films = [make_chest(size, blob=(120, 60 + index, 20)) for index, size in enumerate(sizes)]
@@ -329,6 +340,7 @@ def test_the_network_for_batches_is_compiled_once_and_closed(tiny_engine):
     assert all(member._closed for member in crew)
 
 
+@pytest.mark.requirement("R-THREAD-1")
 def test_batches_on_many_threads(detector):
     films = [make_chest((300, 260), blob=(100, 60 + 5 * index, 20)) for index in range(6)]
     expected = [d.probability for d in detector.predict_batch(films)]
@@ -350,6 +362,7 @@ def test_a_detector_closed_during_a_batch_says_so(tiny_engine):
     assert raised.value.code == "detector.closed"
 
 
+@pytest.mark.requirement("R-THREAD-2")
 def test_closed(tiny_engine):
     detector = Detector(tiny_engine)
     detector.close()
@@ -376,6 +389,7 @@ def _predict_in_child(detector, queue):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.requirement("R-THREAD-2")
 def test_a_fork_is_refused(detector):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -519,6 +533,7 @@ def test_a_network_with_a_free_batch_axis_works(tiny_network, backend):
         assert detector.predict(make_chest(blob=BLOB)).flagged
 
 
+@pytest.mark.requirement("R-ENGINE-2")
 def test_a_network_that_does_not_reproduce_its_golden_film(tiny_network):
     from dataclasses import replace
 
@@ -532,6 +547,7 @@ def test_a_network_that_does_not_reproduce_its_golden_film(tiny_network):
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.requirement("R-SCORE-4")
 def test_numbers_that_are_not_finite_are_never_a_score(tiny_network, backend):
     import onnx
 
@@ -554,6 +570,7 @@ def test_numbers_that_are_not_finite_are_never_a_score(tiny_network, backend):
         ((make_chest() // 16 + 100).astype(np.uint8), "gate.contrast"),
     ],
 )
+@pytest.mark.requirement("R-GATE-3")
 def test_a_film_that_fails_the_gate_is_never_scored(detector, film, code, monkeypatch):
     def score(*_):
         raise AssertionError("the network ran")
@@ -585,6 +602,7 @@ def test_what_is_no_film(detector, film, code):
     assert raised.value.code == code
 
 
+@pytest.mark.requirement("R-SCORE-4")
 def test_a_nan_in_a_stated_window_is_found_in_the_pass(detector):
     pixels = make_chest().astype(np.float32)
     pixels[3, 3] = np.nan

@@ -255,6 +255,7 @@ def test_npy_is_numpys_own_form_and_strict() -> None:
 # --- damage ---
 
 
+@pytest.mark.requirement("R-TRUST-1")
 def test_every_flipped_byte_is_detected() -> None:
     chance = random.Random(1)
     for data in (SMALL, SIGNED):
@@ -285,6 +286,7 @@ def test_every_flipped_bit_of_the_headers_is_detected() -> None:
             broken[position] ^= 1 << bit
 
 
+@pytest.mark.requirement("R-TRUST-1")
 def test_every_truncation_is_detected() -> None:
     assert refusal(b"").code == "engine.not_an_engine"
     for length in range(1, len(SMALL)):
@@ -344,6 +346,7 @@ def tampered(change: Callable[[dict[str, Any]], None], contents: Mapping[str, by
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.requirement("R-ENGINE-1")
 def test_compressed_entries_are_refused_unread(kind: int) -> None:
     error = refusal(zipped(GOOD, compress_type=kind))
     assert error.code == "engine.corrupt"
@@ -364,6 +367,7 @@ def test_compressed_entries_are_refused_unread(kind: int) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
+@pytest.mark.requirement("R-ENGINE-1")
 def test_every_header_field_has_one_value(change: dict[str, Any]) -> None:
     assert zipped(GOOD) == SMALL
     data = zipped(GOOD, **change)
@@ -412,6 +416,7 @@ def test_archive_comment_is_refused() -> None:
         "x" * 101,
     ],
 )
+@pytest.mark.requirement("R-ENGINE-1")
 def test_names_that_leave_the_archive_are_refused(name: str) -> None:
     error = refusal(zipped([*GOOD[:-1], (name, GOOD[-1][1])]))
     assert error.code == "engine.corrupt"
@@ -553,6 +558,7 @@ def test_a_large_manifest_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -
     assert refusal(data, trusted_keys=[PUBLIC]).code == "engine.too_large"
 
 
+@pytest.mark.requirement("R-TRUST-1")
 def test_nothing_is_parsed_before_the_container_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Manifest, "from_json", lambda _: pytest.fail("parsed"))
     refusal(SMALL[:-1])
@@ -562,10 +568,11 @@ def test_nothing_is_parsed_before_the_container_is_whole(monkeypatch: pytest.Mon
 
 
 def test_newer_format_is_told_apart_from_damage() -> None:
-    error = refusal(tampered(lambda plain: plain.update(format_version=2, novelty={})))
+    error = refusal(tampered(lambda plain: plain.update(format_version=3, novelty={})))
     assert error.code == "engine.format_version"
 
 
+@pytest.mark.requirement("R-ENGINE-1")
 def test_a_broken_rule_names_the_value() -> None:
     error = refusal(tampered(lambda plain: plain["calibration"].update(scale=0)))
     assert error.code == "engine.manifest"

@@ -32,11 +32,13 @@ def test_a_code_of_another_family_is_refused(code):
         InputError(code, "text")
 
 
+@pytest.mark.requirement("R-ERROR-1")
 def test_every_code_is_documented():
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z_.]+)` \|", page, re.MULTILINE)) == set(CODES)
 
 
+@pytest.mark.requirement("R-ERROR-1")
 def test_every_code_in_the_source_exists_and_every_code_is_used():
     families = "|".join(cls.family[:-1] for cls in CLASSES)
     used = set()

@@ -18,6 +18,7 @@ def test_writes_and_replaces(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.requirement("R-WRITE-1")
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
     (tmp_path / "f").write_bytes(b"old")
 

@@ -70,6 +70,7 @@ def test_an_adult_chest_passes_every_header_check():
         ({"age": None}, "gate.age", "unknown"),
     ],
 )
+@pytest.mark.requirement("R-GATE-1")
 def test_header(header, code, status):
     assert statuses(**header)[code] == status
 
@@ -126,6 +127,7 @@ def test_a_policy_that_says_nothing_known_is_refused(changes):
     assert raised.value.code == "detector.option"
 
 
+@pytest.mark.requirement("R-ERROR-2")
 def test_free_text_in_a_header_is_not_repeated():
     free = {"view": "JOHN^DOE 1950", "body_part": "ARM OF JOHN\x1b[2J", "modality": "JOHN"}
     film = Radiograph(pixels=np.zeros((300, 300), np.uint8), display=DISPLAY, origin="dicom", **(ADULT_CHEST | free))
@@ -138,6 +140,7 @@ def test_free_text_in_a_header_is_not_repeated():
     ("orientation", "status"),
     [(("L", "F"), "pass"), (("R", "F"), "pass"), (("LA", "FR"), "pass"), (("A", "F"), "fail"), (("L", "H"), "fail")],
 )
+@pytest.mark.requirement("R-GATE-1")
 def test_orientation_tells_a_lateral_with_a_frontal_view(orientation, status):
     assert statuses(patient_orientation=orientation)["gate.view"] == status
     assert statuses(patient_orientation=orientation, view=None)["gate.view"] == status.replace("pass", "unknown")
@@ -202,6 +205,7 @@ CHANGES = {
 
 @pytest.mark.parametrize(("change", "code"), CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.requirement("R-GATE-2")
 def test_what_is_made_of_a_film_is_refused_with_its_code(path, change, code):
     assert judge(small(read(path), change=change))[code] == "fail"
 
@@ -224,6 +228,7 @@ def test_what_cannot_be_judged_is_unknown():
     assert (noise["gate.scope"], noise["gate.rotation"], noise["gate.polarity"]) == ("fail", "unknown", "unknown")
 
 
+@pytest.mark.requirement("R-GATE-2")
 def test_no_real_file_but_the_chest_film_looks_like_a_chest():
     # None of these files was used in training.
     refused, n = 0, 0
@@ -393,6 +398,7 @@ def test_us_in_one_gray_frame_is_no_radiograph():
     assert film.modality == "US"
 
 
+@pytest.mark.requirement("R-GATE-3")
 def test_an_overridden_gate_scores_and_marks_the_result(tiny_engine):
     with Detector(tiny_engine, gate_policy=GatePolicy(enforce=False)) as forced:
         good = forced.predict(make_chest())

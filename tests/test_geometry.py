@@ -24,6 +24,7 @@ def test_content(source, target, content):
 
 
 @pytest.mark.parametrize("source", [(3001, 2499), (33, 47), (1, 9), (640, 640), (2022, 2022)])
+@pytest.mark.requirement("R-SCORE-5")
 def test_round_trip_has_no_half_pixel_offset(source):
     geometry = Geometry.fit(source, (384, 384))
     x0, y0, x1, y1 = geometry.content

@@ -9,6 +9,7 @@ from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window, estimate_window
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_linear_is_the_formula_of_ps3_3():
     # C.11.2.1.2.1, c = 2048, w = 4096: below 0 black, above 4095 white, (x - 2047.5) / 4095 + 0.5 between.
     shown = Display(voi=Window(2048, 4096))([-5, 0, 1, 2047.5, 4094, 4095, 9999])
@@ -25,6 +26,7 @@ def test_linear_exact_and_sigmoid():
     np.testing.assert_allclose(Display(voi=Window(100, 50, "SIGMOID"))([75, 100, 130]), expected)
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_order_is_modality_then_voi_then_polarity():
     display = Display(voi=Window.from_range(0, 10), slope=2, intercept=-4, invert=True)
     np.testing.assert_allclose(display([2, 7, 4.5]), [1, 0, 0.5])
@@ -35,6 +37,7 @@ def test_lookup_tables_hold_their_end_values():
     np.testing.assert_array_equal(Display(voi=table)([0, 10, 11, 12, 500]), [0, 0, 0.25, 1, 1])
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_padding_is_black_whatever_the_polarity():
     for invert in (False, True):
         shown = Display(voi=Window.from_range(0, 10), invert=invert, padding=(0, 2))([0, 2, 5])
@@ -60,6 +63,7 @@ def test_impossible_windows_raise_value_error(center, width, function):
         Window(center, width, function)
 
 
+@pytest.mark.requirement("R-INPUT-5")
 def test_default_meaning_of_arrays():
     assert Radiograph.from_array(np.zeros((4, 4), np.uint8)).display.voi.bounds == (0, 255)
     assert Radiograph.from_array(np.zeros((4, 4), np.float32)).display.voi.bounds == (0, 1)
@@ -89,6 +93,7 @@ def test_stated_window_and_polarity():
         ([[1, 2]], "input.type"),
     ],
 )
+@pytest.mark.requirement("R-INPUT-5")
 def test_arrays_that_are_no_film(array, code):
     with pytest.raises(InputError) as raised:
         Radiograph.from_array(array)

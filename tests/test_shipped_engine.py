@@ -49,6 +49,7 @@ def test_it_is_small_enough():
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16", "int8"])
+@pytest.mark.requirement("R-ENGINE-2")
 def test_every_golden_film_is_reproduced(backend, precision):
     with Detector(backend=backend, precision=precision) as detector:
         assert detector.self_test() >= 3
@@ -71,6 +72,7 @@ def test_the_largest_region_of_a_positive_meets_the_radiologists_mask(shipped, r
         assert y0 <= y < y1
 
 
+@pytest.mark.requirement("R-ENGINE-3")
 def test_every_precision_passed_its_gate():
     manifest = Engine.open(Engine.default_path()).manifest
     for precision in ("fp16", "int8"):
@@ -132,6 +134,7 @@ def test_a_film_at_another_size_or_depth_gives_the_same_answer(shipped):
         assert shipped.predict(twice).probability == pytest.approx(expected, abs=0.005)
 
 
+@pytest.mark.requirement("R-DET-1")
 def test_threads_give_bitwise_the_same(shipped):
     from concurrent.futures import ThreadPoolExecutor
 

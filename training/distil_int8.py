@@ -238,7 +238,9 @@ def train(
     network: QuantizedNetwork, teacher: bytes, films: Sequence[ReadFilm], options: argparse.Namespace
 ) -> QuantizedNetwork:
     """Train the student for the steps of the options; cosine schedule, Adam."""
-    import openvino
+    from ptxsdk.backends.openvino import runtime
+
+    openvino = runtime()
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(teacher), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -465,7 +465,9 @@ def _largest_error(wanted: Iterable[NDArray[np.float32]], found: Iterable[NDArra
 
 def _run_openvino(path: Path, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """Run a network once in OpenVINO on the CPU, in float32."""
-    import openvino
+    from ptxsdk.backends.openvino import runtime
+
+    openvino = runtime()
 
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result = compiled(image)

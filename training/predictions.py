@@ -66,7 +66,10 @@ def torch_predictor(network: nn.Module) -> Predictor:
 
 def onnx_predictor(path: Path) -> Predictor:
     """Return an ONNX file as a predictor, run by onnxruntime one film at a time."""
-    import onnxruntime
+    from ptxsdk.telemetry import without_telemetry
+
+    with without_telemetry():
+        import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 

@@ -11,12 +11,14 @@ from ptxsdk.backends.contract import as_plane
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
 from ptxsdk.manifest import Arithmetic, Precision
+from ptxsdk.telemetry import without_telemetry
 
 
 def probe() -> tuple[bool, str]:
     """Say whether ONNX Runtime is installed; ``(usable, reason)``."""
     try:
-        import onnxruntime
+        with without_telemetry():
+            import onnxruntime
     except ImportError as error:
         return False, f"onnxruntime is not installed (extra 'onnxruntime'): {error}"
     return True, f"onnxruntime {onnxruntime.__version__}"
@@ -32,7 +34,8 @@ def load(engine: Engine, *, precision: Literal["auto"] | Precision, threads: int
     EngineError
         ``engine.precision``.
     """
-    import onnxruntime
+    with without_telemetry():
+        import onnxruntime
 
     chosen: Precision = "fp32" if precision == "auto" else precision
     network = engine.network(chosen)

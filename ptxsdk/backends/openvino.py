@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ptxsdk.backends.fastest import fastest
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError
 from ptxsdk.manifest import Arithmetic, Precision
+from ptxsdk.telemetry import without_telemetry
 
 NONNEGATIVE = "zero_point.nonnegative"
 """The one zero point, int8 and 0, of all quantizers of activations that are never negative."""
@@ -33,10 +35,22 @@ def unsigned(network: bytes) -> bytes:
     return network.replace(int8, uint8) if network.count(int8) == 1 else network
 
 
+def runtime() -> Any:
+    """Import OpenVINO, without its telemetry.
+
+    Raises
+    ------
+    ImportError
+        OpenVINO is not installed.
+    """
+    with without_telemetry():
+        return importlib.import_module("openvino")
+
+
 def probe() -> tuple[bool, str]:
     """Say whether OpenVINO is installed and has a CPU device; ``(usable, reason)``."""
     try:
-        import openvino
+        openvino = runtime()
     except ImportError as error:
         return False, f"openvino is not installed: {error}"
     try:
@@ -71,7 +85,7 @@ def load(engine: Engine, *, precision: Literal["auto"] | Precision, threads: int
     EngineError
         ``engine.precision``.
     """
-    import openvino
+    openvino = runtime()
 
     core = openvino.Core()
 
@@ -148,7 +162,7 @@ class OpenVinoBackend:
     device = "cpu"
 
     def __init__(self, compiled: Any, engine: Engine, precision: Arithmetic, threads: int) -> None:
-        import openvino
+        openvino = runtime()
 
         contract = engine.manifest
         self.precision = precision
@@ -183,7 +197,7 @@ class OpenVinoBackend:
 
     def crew(self) -> tuple[OpenVinoBackend, ...]:
         """Compile the network once more, for throughput: one stream a request, as many as OpenVINO finds best."""
-        import openvino
+        openvino = runtime()
 
         compiled = _compile(openvino.Core(), self._engine, self.precision, self._threads, "THROUGHPUT")
         count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

@@ -13,7 +13,6 @@ import functools
 import io
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ptxsdk.backends.openvino import NONNEGATIVE
+from ptxsdk.backends.openvino import NONNEGATIVE, runtime
 from ptxsdk.build.network import (
     attributes,
     constants,
@@ -33,6 +32,7 @@ from ptxsdk.build.network import (
     set_constant,
 )
 from ptxsdk.errors import BuildError
+from ptxsdk.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     import onnx
@@ -159,19 +159,11 @@ def _place_quantizers(model: onnx.ModelProto, films: Sequence[Half]) -> onnx.Mod
 
 
 def _nncf() -> Any:
-    """Import NNCF without its telemetry, which would report to its makers: a device in a hospital keeps to itself."""
-    switch = "NNCF_CI"  # read once, while nncf is imported
-    before = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
+    """Import NNCF, and OpenVINO with it, without their telemetry."""
+    with without_telemetry():
         nncf = require("nncf")
         require("nncf.quantization.advanced_parameters")
         require("nncf.quantization.range_estimator")
-    finally:
-        if before is None:
-            del os.environ[switch]
-        else:
-            os.environ[switch] = before
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
 
@@ -291,7 +283,7 @@ def run_tensors(
     model: onnx.ModelProto, names: Sequence[str], films: Iterable[Half]
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
     """Run a network in OpenVINO in fp32 and yield the named tensors of each film."""
-    import openvino
+    openvino = runtime()
 
     watched = type(model)()
     watched.CopyFrom(model)

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ptxsdk.backends.openvino import unsigned
+from ptxsdk.backends.openvino import runtime, unsigned
 from ptxsdk.build import quantize as int8
 from ptxsdk.build.accuracy import Accuracy, Budget, Outputs, compare, intervals, probabilities
 from ptxsdk.build.films import BuildFilm, ReadFilm, find_build_films, read_films, split_films, usable
@@ -251,14 +251,14 @@ def run_network(
     BuildError
         ``build.network``: OpenVINO refuses it, or it gives NaN or infinity.
     """
-    import openvino
+    openvino = runtime()
 
     names = manifest.outputs.patch_logits.name, manifest.outputs.mask_logits.name
     patch = np.empty((len(films), *manifest.outputs.patch_logits.grid), np.float32)
     mask = np.empty((len(films), *manifest.outputs.mask_logits.size), np.float16)
     done, finite = 0, True
 
-    def keep(request: openvino.InferRequest, index: int) -> None:
+    def keep(request: Any, index: int) -> None:
         nonlocal done, finite
         logits = [request.get_tensor(name).data[0] for name in names]
         if not all(bool(np.isfinite(part).all()) for part in logits):

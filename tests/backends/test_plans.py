@@ -83,6 +83,7 @@ def test_an_empty_cache_is_a_silent_miss(cache, caplog):
     assert not caplog.records
 
 
+@pytest.mark.requirement("R-TRUST-5")
 def test_truncation_anywhere(cache, kept, caplog):
     content = kept.read_bytes()
     key = len(content) - len(PLAN) - 32 - HEAD
@@ -98,6 +99,7 @@ def test_truncation_anywhere(cache, kept, caplog):
     assert cache.read(KEY) == PLAN
 
 
+@pytest.mark.requirement("R-TRUST-5")
 def test_a_flipped_bit_anywhere(cache, kept, caplog):
     content = kept.read_bytes()
     for at in range(len(content)):
@@ -151,6 +153,7 @@ def test_a_damaged_key(cache, kept, caplog, key):
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+@pytest.mark.requirement("R-TRUST-5")
 def test_a_file_that_others_can_write(cache, kept, caplog, mode):
     kept.chmod(mode)
     assert "can be written by others" in refused(cache, caplog)
@@ -162,6 +165,7 @@ def test_a_folder_that_others_can_write(cache, kept, caplog, mode):
     assert "the folder of plans can be written by others" in refused(cache, caplog)
 
 
+@pytest.mark.requirement("R-TRUST-5")
 def test_what_belongs_to_another_user(cache, kept, caplog, monkeypatch):
     mine = kept.stat().st_uid
     monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
@@ -173,6 +177,7 @@ def test_what_belongs_to_another_user(cache, kept, caplog, monkeypatch):
         assert "it belongs to another user" in refused(cache, caplog)
 
 
+@pytest.mark.requirement("R-TRUST-5")
 def test_a_link_to_a_plan(cache, kept, caplog):
     kept.rename(kept.with_name("elsewhere"))
     kept.symlink_to("elsewhere")

@@ -113,6 +113,7 @@ def test_building_again_replaces_and_does_not_pile_up(built, folder, tmp_path):
     assert again.network("int8") == made.network("int8")
 
 
+@pytest.mark.requirement("R-ENGINE-3")
 def test_auto_takes_only_what_passed_the_gate(built, engine, monkeypatch, tmp_path):
     from ptxsdk.backends import openvino
 
@@ -155,6 +156,7 @@ def test_auto_goes_on_in_fp32_where_a_variant_does_not_reproduce_its_golden_film
     assert "going on in fp32" in caplog.text
 
 
+@pytest.mark.requirement("R-ENGINE-3")
 def test_a_variant_over_budget_fails_and_the_old_engine_stays(engine, folder, tmp_path):
     out = tmp_path / "engine.ptxengine"
     out.write_bytes(make_convolutional_engine())

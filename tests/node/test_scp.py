@@ -285,6 +285,7 @@ GARBAGE_IN_ASSOCIATION = {
 
 
 @pytest.mark.parametrize("kind", GARBAGE_IN_ASSOCIATION)
+@pytest.mark.requirement("R-NODE-2")
 def test_garbage_in_an_association(node, kind):
     with association(node.port) as made:
         assert made.is_established
@@ -300,6 +301,7 @@ def test_garbage_in_an_association(node, kind):
     still_serves(node, 320 + list(GARBAGE_IN_ASSOCIATION).index(kind))
 
 
+@pytest.mark.requirement("R-NODE-2")
 def test_an_object_that_is_too_large_is_cut_off_as_it_comes(node):
     before = node.metric("ptxsdk_resident_bytes")
     ds = dx(np.tile(make_chest((512, 448)), (6, 8)), 330)  # 22 MB, where 4 are allowed
@@ -311,6 +313,7 @@ def test_an_object_that_is_too_large_is_cut_off_as_it_comes(node):
     still_serves(node, 331)
 
 
+@pytest.mark.requirement("R-NODE-2")
 def test_a_peer_that_stops_half_way_loses_its_place(node):
     item = struct.pack(">LB", 2001, 1) + b"\x01" + bytes(2000)
     wait_for(lambda: node.metric("ptxsdk_associations_open") == 0, IDLE + 5, "room")
@@ -359,6 +362,7 @@ def test_a_peer_that_does_not_wait_for_answers_is_cut_off(node):
     still_serves(node, 361)
 
 
+@pytest.mark.requirement("R-NODE-3")
 def test_the_log_is_json_and_names_no_patient(node):
     time.sleep(0.2)
     assert not node.events("not JSON")
@@ -470,6 +474,7 @@ def test_tls_to_the_destination(engine_file, certificates, tmp_path):
 # --- start and stop ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("R-NODE-1")
 def test_a_stop_finishes_what_is_in_hand_and_loses_nothing(engine_file, tmp_path):
     arguments = ("--engine", engine_file, "--port", 0, "--http", 0, "--spool", tmp_path / "s", "--out", tmp_path / "o")
     paths = film_files(tmp_path / "films", 30)

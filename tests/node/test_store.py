@@ -118,6 +118,7 @@ def test_a_film_that_failed_gets_another_try_when_it_is_sent_again(store, folder
     assert len(dicom_files(folder)) == 1
 
 
+@pytest.mark.requirement("R-NODE-1")
 def test_what_was_taken_survives_and_what_was_not_is_swept(folder):
     store = Store(folder)
     store.put(b"one", "1.1", "AET")

@@ -32,6 +32,7 @@ def text(node, path="/", **headers):
     return body.decode()
 
 
+@pytest.mark.requirement("R-NODE-3")
 def test_the_page_lists_films_and_names_nobody(node):
     page = text(node)
     assert "NOT FOR DIAGNOSTIC USE" in page

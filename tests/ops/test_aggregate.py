@@ -87,6 +87,7 @@ def exact_logit(logits, method):
     ],
     ids=lambda logits: f"{logits.shape[0]}x{logits.shape[1]}_{logits.flat[0]:g}",
 )
+@pytest.mark.requirement("R-SCORE-2")
 def test_products_agree_with_exact_arithmetic(run, twin, method, logits):
     logits = f32(logits)
     if logits.min() < -500:  # 1 - prod(1 - p) is sum(p), to more digits than there are
@@ -349,6 +350,7 @@ def test_shapes_agree_with_the_reference(run, mask):
         ((101, 100), (70, 70)),
     ],
 )
+@pytest.mark.requirement("R-SCORE-2")
 def test_random_maps_agree_with_the_reference(run, source, target):
     geometry = Geometry.fit(source, target)
     for seed in range(40):
@@ -359,6 +361,7 @@ def test_random_maps_agree_with_the_reference(run, source, target):
         check_against_reference(run, mask, geometry, rng.uniform(low, 0.95), low, int(rng.integers(0, 9)))
 
 
+@pytest.mark.requirement("R-SCORE-2")
 def test_regions_by_hand(run):
     mask = on("""
         ......
@@ -432,6 +435,7 @@ def test_peak_is_the_first_of_equals_by_logit(run):
 
 
 @pytest.mark.parametrize("threshold", [1e-6, 0.01, 0.3, 0.5, 0.7, 0.9, 0.999])
+@pytest.mark.requirement("R-SCORE-2")
 def test_thresholds_are_sharp_and_inclusive(run, threshold):
     nearest = np.float32(math.log(threshold / (1 - threshold)))
     with localcontext() as context:
@@ -444,6 +448,7 @@ def test_thresholds_are_sharp_and_inclusive(run, threshold):
 
 
 @pytest.mark.parametrize(("toward", "expected"), [("left", "left"), ("right", "right"), (None, None)])
+@pytest.mark.requirement("R-SCORE-5")
 def test_side_of_the_patient(run, toward, expected):
     geometry = Geometry.fit((60, 40), (30, 30))
     mask = np.full((30, 30), -3, np.float32)
@@ -454,6 +459,7 @@ def test_side_of_the_patient(run, toward, expected):
     assert run(mask=mirrored, geometry=geometry, columns_toward=toward).regions[0].side == opposite
 
 
+@pytest.mark.requirement("R-SCORE-5")
 def test_box_and_outline_come_back_to_the_map(run):
     for source in [(2500, 2048), (511, 513), (90, 30)]:
         geometry = Geometry.fit(source, (61, 47))
@@ -539,6 +545,7 @@ def test_mask_probability_keeps_the_shape(shape):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", [(0, 0), (16, 18), (8, 11), (3, 0)])
+@pytest.mark.requirement("R-SCORE-4")
 def test_not_finite_is_an_error_wherever_it_stands(run, bad, where):
     geometry = Geometry.fit((40, 21), (17, 19))  # columns 5 to 13 are content
     clean = np.zeros((17, 19), np.float32)

@@ -62,6 +62,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
+@pytest.mark.requirement("R-SCORE-1")
 def test_linear_window_equals_the_loops(twin, dtype, shape, size):
     pixels = stored(dtype, shape)
     low, high = (20.0, 180.0) if dtype == np.float32 else np.percentile(np.arange(*_span(dtype)), (20, 80))
@@ -100,6 +101,7 @@ DISPLAYS = {
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 @pytest.mark.parametrize("name", DISPLAYS)
+@pytest.mark.requirement("R-SCORE-1")
 def test_every_display_transform_equals_the_definition(twin, dtype, name):
     pixels = stored(dtype, (37, 29), seed=3)
     pixels[:20] = np.random.default_rng(5).integers(0, 4096, (20, 29))
@@ -125,6 +127,7 @@ def test_float_sources_keep_their_precision_in_a_narrow_window_far_from_zero(twi
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize("isa", _core.usable_isas())
+@pytest.mark.requirement("R-SCORE-1")
 def test_every_instruction_set_agrees(dtype, isa):
     pixels = stored(dtype, (131, 259), seed=9)
     display = Display(voi=Window(120.0, 100.0))
@@ -173,6 +176,7 @@ print(float(target.min()), float(target.max()))
     assert low == high == pytest.approx(100 / 199, abs=1e-5)
 
 
+@pytest.mark.requirement("R-SCORE-1")
 def test_strides_of_every_kind_read_the_same_film():
     base = stored(np.uint16, (122, 186), seed=2)
     display = Display(voi=Window(30000, 20000))
@@ -218,6 +222,7 @@ def test_half_precision_is_the_rounded_single(twin):
     np.testing.assert_array_equal(tiny, exact.astype(np.float16))
 
 
+@pytest.mark.requirement("R-DET-1")
 def test_the_number_of_threads_changes_nothing():
     pixels = stored(np.uint16, (1100, 900))
     display = Display(voi=Window(30000, 20000))
@@ -238,6 +243,7 @@ def test_target_may_be_a_view_and_nothing_outside_it_is_touched():
     assert (canvas[2:18, 4:36] <= 1).all()
 
 
+@pytest.mark.requirement("R-INPUT-1")
 def test_uint16_is_never_read_as_eight_bit(twin):
     pixels = np.full((20, 20), 0x0100, np.uint16)  # the low byte is zero
     tensor, _ = twin.preprocess(pixels, display=Display(voi=Window.from_range(0, 65535)), size=(4, 4))
@@ -247,6 +253,7 @@ def test_uint16_is_never_read_as_eight_bit(twin):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.requirement("R-SCORE-4")
 def test_a_pixel_that_is_not_finite_is_an_error(value, function, threads):
     pixels = np.zeros((50, 50), np.float32)
     pixels[49, 49] = value

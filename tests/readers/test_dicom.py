@@ -160,6 +160,7 @@ def test_lossy_codestreams_equal_a_second_decoder():
 
 
 @pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.requirement("R-INPUT-1")
 def test_signed_codestreams_are_exact(bits):
     pixels = film(bits=bits, signed=True)
     unsigned = (pixels.astype(int) & (1 << bits) - 1).astype(np.uint16)
@@ -229,6 +230,7 @@ def _highdicom(ds, **options):
 CURVE = (np.sqrt(np.linspace(0, 1, 4096)) * 65535).astype(int).tolist()
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_window_is_in_modality_units():
     # highdicom moves the half unit of LINEAR into stored values where there is a slope; PS3.3 C.11.2.1.2.1 does not.
     pixels = film(bits=12)
@@ -327,6 +329,7 @@ def test_estimated_window_is_in_modality_units_without_padding():
     np.testing.assert_allclose(read(content(ds)).display.voi.bounds, expected)
 
 
+@pytest.mark.requirement("R-INPUT-2")
 def test_padding_is_read_with_the_sign_of_the_pixels():
     pixels = film(bits=16, signed=True)
     for vr, value in (("SS", -2000), ("US", 65536 - 2000)):
@@ -500,6 +503,7 @@ def test_every_radiograph_of_pydicom_is_taken_or_refused_with_the_right_code():
     assert met == set(EXPECTED)
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_every_pydicom_file_reads_or_is_refused(capfd):
     read_files, compared = 0, 0
     for path in _real_files():
@@ -531,6 +535,7 @@ def _compare_with_pydicom(path, found):
     return 1
 
 
+@pytest.mark.requirement("R-INPUT-1")
 def test_four_encodings_of_a_real_chest_film():
     first = read(MORE_FILES / "RG1_UNCR.dcm")
     assert first.shape == (1955, 1841)
@@ -609,6 +614,7 @@ def test_sizes(rows, columns, expected):
     assert code(read, content(dataset(Rows=rows, Columns=columns))) == expected
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_negative_sizes_and_excess_pixels():
     ds = dataset()
     ds.add_new(0x00280010, "SS", -33)
@@ -617,6 +623,7 @@ def test_negative_sizes_and_excess_pixels():
 
 
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+@pytest.mark.requirement("R-INPUT-3")
 def test_dicom_that_ends_early_is_never_a_film(syntax):
     ds = dataset()
     ds.ReferencedStudySequence = [Dataset()]
@@ -630,6 +637,7 @@ def test_dicom_that_ends_early_is_never_a_film(syntax):
 
 
 @pytest.mark.parametrize(("syntax", "encoder", "encode"), LOSSLESS, ids=lambda value: str(value)[-22:])
+@pytest.mark.requirement("R-INPUT-3")
 def test_cut_codestreams_are_never_films(syntax, encoder, encode):
     pixels = film(133, 147, bits=12)
     stream = bytes(encode(pixels, 12))
@@ -652,6 +660,7 @@ def test_fill_bytes_before_the_end_of_a_jpeg_are_no_fault():
     np.testing.assert_array_equal(read(file).pixels, pixels)
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_codestream_that_contradicts_the_header():
     stream = _openjpeg(film(bits=12), 12)
     for attributes in ({"Rows": 32}, {"Columns": 48}, {"Rows": 47, "Columns": 33}):
@@ -670,6 +679,7 @@ def _deflated(plain):
     return file[:start] + machine.compress(plain) + machine.flush()
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_deflate_bomb_is_refused_in_bounded_memory():
     bomb = _deflated(bytes(300 << 20))
     assert len(bomb) < 400_000
@@ -681,6 +691,7 @@ def test_deflate_bomb_is_refused_in_bounded_memory():
         tracemalloc.stop()
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_nested_sequences_are_refused():
     def explicit(depth):
         start = b"\x40\x00\x60\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -728,6 +739,7 @@ def test_a_preamble_that_looks_like_tiff_is_still_dicom():
     assert read(file).origin == "dicom"
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_damaged_files_raise_nothing_else(capfd):
     random = np.random.default_rng(2)
     pixels = film(bits=12)

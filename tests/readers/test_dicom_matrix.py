@@ -54,6 +54,7 @@ def test_the_picture_tells_right_from_wrong():
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=_name)
+@pytest.mark.requirement("R-INPUT-1")
 def test_every_cell_shows_the_same_picture(cell):
     missing = dicom_matrix.available(cell)
     if missing:
@@ -73,6 +74,7 @@ def _difference(cell, theirs, film):
 
 
 @pytest.mark.parametrize("cell", [cell for cell in ONCE_NATIVE if dicom_matrix.dcmtk_takes(cell)], ids=_name)
+@pytest.mark.requirement("R-INPUT-2")
 def test_dcmtk_shows_the_same_picture(cell):
     file = dicom_matrix.make(cell)
     theirs = dicom_matrix.by_dcmtk(cell, file)
@@ -82,6 +84,7 @@ def test_dcmtk_shows_the_same_picture(cell):
 
 
 @pytest.mark.parametrize("cell", [cell for cell in ONCE_NATIVE if dicom_matrix.highdicom_takes(cell)], ids=_name)
+@pytest.mark.requirement("R-INPUT-2")
 def test_highdicom_shows_the_same_picture(cell):
     file = dicom_matrix.make(cell)
     assert _difference(cell, dicom_matrix.by_highdicom(file), read(file)) <= 0.01

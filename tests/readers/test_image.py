@@ -24,6 +24,7 @@ needs_tiff_encoder = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("pixels", [GRAY8, GRAY16, GRAY8[:1, :5], np.asfortranarray(GRAY16)])
+@pytest.mark.requirement("R-INPUT-1")
 def test_gray_png_is_exact(pixels):
     read_back = read(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
     np.testing.assert_array_equal(read_back.pixels, pixels)
@@ -70,6 +71,7 @@ def test_interlaced_png_is_exact():
     np.testing.assert_array_equal(read(file + png_chunk(b"IEND", b"")).pixels, pixels)
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_png_that_ends_early_is_never_a_film():
     file = imagecodecs.png_encode(GRAY16)
     for end in (*range(8, len(file), 97), len(file) - 12, len(file) - 1):
@@ -78,12 +80,14 @@ def test_png_that_ends_early_is_never_a_film():
     assert code(read, short) in ("input.corrupt", "input.truncated")
 
 
+@pytest.mark.requirement("R-INPUT-3")
 def test_png_with_a_flipped_bit_is_corrupt():
     file = bytearray(imagecodecs.png_encode(GRAY16))
     file[len(file) // 2] ^= 4
     assert code(read, bytes(file)) == "input.corrupt"
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_sizes_are_refused_before_decoding(monkeypatch):
     def never(*_, **__):
         raise AssertionError("decoded")
@@ -123,6 +127,7 @@ def test_gray_saved_as_colour_jpeg_is_gray_and_a_photo_is_not():
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.requirement("R-INPUT-1")
 def test_lossless_jpeg_is_exact(bits):
     pixels = film(bits=bits)
     file = imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=bits)
@@ -130,6 +135,7 @@ def test_lossless_jpeg_is_exact(bits):
 
 
 @pytest.mark.parametrize("options", [{"level": 90}, {"lossless": True}])
+@pytest.mark.requirement("R-INPUT-3")
 def test_jpeg_that_ends_early_is_never_a_film(options):
     pixels = film(133, 147, bits=8)
     file = imagecodecs.jpeg8_encode(pixels, **options)
@@ -177,6 +183,7 @@ def tiff(tags, *, following=0, order="<", body=bytes(64)):
 @needs_tiff_encoder
 @pytest.mark.parametrize("compression", [1, 5, 8, 32773])
 @pytest.mark.parametrize("pixels", [GRAY8, GRAY16, film(bits=16, signed=True)], ids=["u1", "u2", "i2"])
+@pytest.mark.requirement("R-INPUT-1")
 def test_tiff_is_exact(pixels, compression):
     for byteorder in ("<", ">"):
         # The encoder swaps the bytes of its argument.
@@ -215,6 +222,7 @@ def test_other_tiffs_are_refused_by_name():
 
 @needs_tiff_encoder
 @pytest.mark.parametrize("compression", [1, 5, 8, 32773])
+@pytest.mark.requirement("R-INPUT-3")
 def test_tiff_that_ends_early_is_never_a_film(compression):
     file = imagecodecs.tiff_encode(GRAY16, compression=compression)
     for end in range(8, len(file), 61):
@@ -225,6 +233,7 @@ def test_tiff_that_ends_early_is_never_a_film(compression):
 
 
 @needs_tiff_encoder
+@pytest.mark.requirement("R-INPUT-3")
 def test_damaged_images_raise_nothing_else(capfd):
     random = np.random.default_rng(1)
     files = [
@@ -284,6 +293,7 @@ def test_a_file_without_permission(tmp_path):
     assert code(read, path) == "input.unreadable"
 
 
+@pytest.mark.requirement("R-INPUT-5")
 def test_arrays_that_are_no_film():
     assert code(read, GRAY8.astype(np.int32)) == "input.dtype"
     assert code(read, GRAY8.astype(">u2")) == "input.dtype"
@@ -303,6 +313,7 @@ def test_gpu_arrays_are_named():
     assert caught.value.code == "input.type"
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_files_over_the_limit_are_not_read(tmp_path, monkeypatch):
     from ptxsdk import readers
 
@@ -321,6 +332,7 @@ def test_messages_use_the_given_name_and_no_path(tmp_path):
     assert "Doe" not in str(caught.value)
 
 
+@pytest.mark.requirement("R-INPUT-4")
 def test_a_jpeg_of_endless_scans_is_refused_before_decoding():
     file = bytes(imagecodecs.jpeg8_encode(GRAY8))
     scan = file[file.index(b"\xff\xda") : -2]
@@ -329,6 +341,7 @@ def test_a_jpeg_of_endless_scans_is_refused_before_decoding():
 
 @needs_tiff_encoder
 @pytest.mark.parametrize("tag", [322, 323])
+@pytest.mark.requirement("R-INPUT-4")
 def test_a_tiff_of_huge_tiles_is_refused_before_decoding(tag):
     file = bytearray(imagecodecs.tiff_encode(GRAY16, tile=(16, 16)))
     entry = next(at for kind in (3, 4) if (at := file.find(struct.pack("<HHL", tag, kind, 1))) >= 0)

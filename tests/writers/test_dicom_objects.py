@@ -86,6 +86,7 @@ def test_the_objects_of_every_real_film_are_valid(detector, tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "profile"), CASES)
+@pytest.mark.requirement("R-DICOM-1")
 def test_every_object_is_valid(results_of, name, profile):
     results = results_of(name, profile)
     assert list(results.files) == (list(EVERY) if profile == "cade" else ["sc", "sr"])
@@ -138,6 +139,7 @@ def test_a_new_series_of_the_same_study_that_refers_to_the_film(results_of, name
 
 
 @pytest.mark.parametrize("name", FILMS)
+@pytest.mark.requirement("R-DICOM-1")
 def test_patient_and_study_are_the_films(results_of, name):
     results = results_of(name)
     source = results.film.dataset
@@ -203,6 +205,7 @@ def test_a_name_beyond_all_bounds_is_left_out(detector):
     assert made.PatientID == "SECRET-ID"
 
 
+@pytest.mark.requirement("R-DICOM-1")
 def test_nothing_else_of_the_film_is_copied(results_of):
     results = results_of("full_dx")
     for path in results.files.values():
@@ -216,6 +219,7 @@ def test_nothing_else_of_the_film_is_copied(results_of):
         assert ds.ContributingEquipmentSequence[0].Manufacturer == "Maker"
 
 
+@pytest.mark.requirement("R-DICOM-2")
 def test_with_a_seed_the_same_film_gives_the_same_bytes(detector):
     first, second = chest_film(), chest_film()
     made = dicom_objects(detector.predict(first), first, EVERY, uid_seed="site 1")
@@ -312,6 +316,7 @@ def test_every_object_says_what_it_is_not(results_of):
 
 
 @pytest.mark.parametrize("flagged", [True, False])
+@pytest.mark.requirement("R-WORDS-1")
 def test_no_object_calls_a_film_normal_or_a_finding_absent(detector, flagged):
     film = chest_film(blob=(250, 150, 60) if flagged else None)
     detection = detector.predict(film)
@@ -411,6 +416,7 @@ def test_without_highdicom_the_error_says_what_to_install(detector, monkeypatch)
     assert raised.value.code == "writer.unavailable"
 
 
+@pytest.mark.requirement("R-WRITE-1")
 def test_a_file_is_written_whole_or_not_at_all(results_of, tmp_path):
     ds = results_of("full_dx").objects["sr"]
     write_dicom(tmp_path / "a.dcm", ds)

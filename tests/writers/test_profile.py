@@ -48,6 +48,7 @@ def moved(detector):
     return results
 
 
+@pytest.mark.requirement("R-PROFILE-1")
 def test_in_triage_no_result_depends_on_where_the_finding_is(triage):
     first, second = moved(triage)
     assert {name for name, made in first.items() if made == "writer.profile"} == {"overlay", "seg", "gsps"}
@@ -61,6 +62,7 @@ def test_in_cade_every_result_does(detector):
         assert first[name] != second[name], name
 
 
+@pytest.mark.requirement("R-PROFILE-1")
 def test_the_words_of_a_location_are_in_no_triage_result(triage):
     film = chest_film()
     detection = triage.predict(film)
