@@ -120,7 +120,9 @@ def cold(options: dict[str, Any], engine: Engine, repeats: int = 3) -> dict[str,
         np.save(path, film(engine).pixels)
         runs = []
         for _ in range(repeats + 1):
-            out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+            out = subprocess.run(
+                [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=folder
+            )
             runs.append([float(word) for word in out.stdout.split()])
     names = ("import", "load, compile, self-test", "first film")
     return dict(zip(names, (float(value) for value in np.median(runs[1:], axis=0)), strict=True))
@@ -279,6 +281,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
+    if chosen.engine is not None:
+        chosen.engine = str(Path(chosen.engine).resolve())
     options = {name: getattr(chosen, name) for name in ("engine", "device", "precision", "profile", "threads")}
     os.environ[_OPTIONS] = json.dumps(options)
     with make_detector() as detector:

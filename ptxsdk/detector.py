@@ -22,7 +22,7 @@ from ptxsdk import audit as audit_log
 from ptxsdk import backends, gate, readers
 from ptxsdk import rollback as rollback_state
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
-from ptxsdk.engine import Engine
+from ptxsdk.engine import Engine, GoldenVector
 from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.pipeline import Pipeline, Run, pipeline_around
@@ -351,7 +351,12 @@ class Detector:
         with self._lock:
             self._check_usable()
             if not self._crew:
-                crew = tuple(self._twin(backend, threads=1) for backend in self._backend.crew())
+                try:
+                    hired = self._backend.crew()
+                except BackendError as error:
+                    self._fall_back(error)
+                    hired = self._backend.crew()
+                crew = tuple(self._twin(backend, threads=1) for backend in hired)
                 try:
                     crew[0].self_test(vectors=1)
                 except PtxsdkError:
@@ -383,26 +388,30 @@ class Detector:
         self._check_usable()
         with self._lock:
             self._check_usable()
-            for film in golden:
-                run = self._pipeline.run(film.pixels, Display(voi=Window.from_range(*film.window)))
-                patch, mask = run.logits()
-                probability = self._engine.manifest.calibration.probability(
-                    run.aggregate(**self._engine.manifest.scoring, want_outlines=False).logit
-                )
-                tolerance = film.tolerance[self._backend.precision]
-                deviations = (
-                    ("patch logits", float(np.abs(patch - film.patch_logits).max()), tolerance.logits),
-                    ("mask logits", float(np.abs(mask - film.mask_logits).max()), tolerance.logits),
-                    ("probability", abs(probability - film.probability), tolerance.probability),
-                )
-                for name, deviation, allowed in deviations:
-                    if not deviation <= allowed:
-                        raise EngineError(
-                            "engine.self_test",
-                            f"golden film {film.name!r} on {self._backend.name} {self._backend.precision}: {name} "
-                            f"off by {deviation:.3g}, tolerance {allowed:.3g}",
-                        )
+            self._compare(golden)
         return len(golden)
+
+    def _compare(self, golden: Sequence[GoldenVector]) -> None:
+        """Hold what golden films give here against what they must give."""
+        for film in golden:
+            run = self._pipeline.run(film.pixels, Display(voi=Window.from_range(*film.window)))
+            patch, mask = run.logits()
+            probability = self._engine.manifest.calibration.probability(
+                run.aggregate(**self._engine.manifest.scoring, want_outlines=False).logit
+            )
+            tolerance = film.tolerance[self._backend.precision]
+            deviations = (
+                ("patch logits", float(np.abs(patch - film.patch_logits).max()), tolerance.logits),
+                ("mask logits", float(np.abs(mask - film.mask_logits).max()), tolerance.logits),
+                ("probability", abs(probability - film.probability), tolerance.probability),
+            )
+            for name, deviation, allowed in deviations:
+                if not deviation <= allowed:
+                    raise EngineError(
+                        "engine.self_test",
+                        f"golden film {film.name!r} on {self._backend.name} {self._backend.precision}: {name} "
+                        f"off by {deviation:.3g}, tolerance {allowed:.3g}",
+                    )
 
     def clone(self) -> Detector:
         """Return a detector for another thread; engine and compiled network are shared, buffers are not."""
@@ -515,17 +524,29 @@ class Detector:
         try:
             return self._pipeline.run(film.pixels, film.display, check=check)
         except BackendError as error:
-            if not self._may_fall_back or self._backend.device == "cpu" or error.code == "backend.not_finite":
-                raise
-            _LOGGER.warning("%s failed, going on on the CPU: %s", self._backend.device, error.message)
-            lost = self._backend.device
-            # A device that hangs may hang in being released too: nobody waits for it.
-            threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
-            self._use(
-                backends.load(self._engine, backend="auto", device="cpu", precision="auto", threads=self._threads)
-            )
-            self._fallen = (f"device.fallback: {lost} failed [{error.code}], scored on the cpu",)
+            self._fall_back(error)
             return self._pipeline.run(film.pixels, film.display, check=check)
+
+    def _fall_back(self, error: BackendError) -> None:
+        """Go on on the CPU after a failure of the GPU, in the engine's exact precision; raise it where not asked to.
+
+        Raises
+        ------
+        BackendError
+            `error`, or why the CPU cannot be used either.
+        EngineError
+            ``engine.self_test``.
+        """
+        if not self._may_fall_back or self._backend.device == "cpu" or error.code == "backend.not_finite":
+            raise error
+        _LOGGER.warning("%s failed, going on on the CPU: %s", self._backend.device, error.message)
+        lost = self._backend.device
+        # A device that hangs may hang in being released too: nobody waits for it.
+        threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
+        exact = self._engine.precisions[0]
+        self._use(backends.load(self._engine, backend="auto", device="cpu", precision=exact, threads=self._threads))
+        self._compare(self._engine.golden()[:1])
+        self._fallen = (f"device.fallback: {lost} failed [{error.code}], scored on the cpu",)
 
 
 def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:

@@ -153,12 +153,19 @@ def pipeline_around(backend: Backend, engine: Engine, *, threads: int, locate: b
         For preprocessing on the CPU.
     locate : bool
         Whether maps and outlines are wanted.
+
+    Raises
+    ------
+    BackendError
+        ``backend.lost``; after any other failure to make a graph the stages run one by one.
     """
     film_graph = getattr(backend, "film_graph", None)
     if film_graph is not None:
         try:
             made: Pipeline = film_graph(locate=locate)
         except BackendError as error:
+            if error.code == "backend.lost":
+                raise
             _LOGGER.warning("preprocessing and aggregation stay on the CPU: %s", error.message)
         else:
             return made

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,11 @@ def run(name: str, *command: str, needs: str | None = None) -> Step:
         return Step(name, "not run", 0.0, f"{needs} is not there")
     print(f"\n== {name}: {' '.join(command)}", flush=True)
     started = perf_counter()
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    # Not the folder here but what is installed is to be imported: safe path, in Python 3.11 and later.
+    safe = os.environ | {"PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=safe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     print(done.stdout, flush=True)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     outcome = "failed" if done.returncode else "passed"

@@ -7,6 +7,7 @@ toolkit, and as the package nvidia-cuda-cuobjdump), else only PTX.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shutil
 import subprocess
@@ -23,7 +24,11 @@ FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Werror=all-warnings"
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel on one architecture; sizes in bytes, `wide` the number of 16-byte loads in its code."""
+    """One kernel on one architecture; sizes in bytes.
+
+    `wide` is the number of 16-byte loads in its machine code, `together` how many of them follow another within two
+    dozen instructions: under way at the same time, not one after the other's arithmetic.
+    """
 
     kernel: str
     architecture: int
@@ -31,6 +36,7 @@ class Compiled:
     spill_stores: int
     spill_loads: int
     wide: int | None
+    together: int | None
 
 
 def compiled(kernel: str, architecture: int, folder: Path) -> Compiled:
@@ -43,11 +49,13 @@ def compiled(kernel: str, architecture: int, folder: Path) -> Compiled:
     ).stderr  # fmt: skip
     stores, loads = map(int, re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said).groups())
     registers = int(re.search(r"Used (\d+) registers", said).group(1))
-    wide = None
+    wide = together = None
     if shutil.which("cuobjdump"):
         code = subprocess.run(["cuobjdump", "-sass", str(binary)], check=True, capture_output=True, text=True).stdout
-        wide = len(re.findall(r"\bLDG\.E\.128\.CONSTANT\b", code))
-    return Compiled(kernel, architecture, registers, stores, loads, wide)
+        instructions = [line for line in code.splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/\s+\S+.*;", line)]
+        at = [i for i, line in enumerate(instructions) if re.search(r"\bLDG\.E\.128\.CONSTANT\b", line)]
+        wide, together = len(at), sum(b - a <= 24 for a, b in itertools.pairwise(at))
+    return Compiled(kernel, architecture, registers, stores, loads, wide, together)
 
 
 def wide_loads_in_ptx(kernel: str) -> int:
@@ -65,13 +73,13 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     if not shutil.which("nvcc"):
         sys.exit("there is no nvcc")
-    print("| kernel | compute capability | registers | spilled bytes (stores, loads) | 16-byte loads in the code |")
+    print("| kernel | compute capability | registers | spilled (stores, loads) | 16-byte loads, of these together |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kernel in KERNELS:
             for architecture in ARCHITECTURES:
                 made = compiled(kernel, architecture, Path(folder))
-                wide = "not looked at" if made.wide is None else made.wide
+                wide = "not looked at" if made.wide is None else f"{made.wide}, {made.together}"
                 print(
                     f"| {kernel} | {architecture // 10}.{architecture % 10} | {made.registers} | "
                     f"{made.spill_stores}, {made.spill_loads} | {wide} |"

@@ -187,6 +187,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.def(
         "copy",
         [](Address to, Address from, std::size_t size, Address stream) {
+            py::gil_scoped_release release;
             copy(pointer<std::byte>(to), pointer<const std::byte>(from), size, stream_of(stream));
         },
         py::kw_only(), py::arg("to"), py::arg("source"), py::arg("size"), py::arg("stream"),
@@ -194,6 +195,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.def(
         "zero",
         [](Address to, std::size_t size, Address stream) {
+            py::gil_scoped_release release;
             zero(pointer<std::byte>(to), size, stream_of(stream));
         },
         py::kw_only(), py::arg("to"), py::arg("size"), py::arg("stream"), "Fill with zeros asynchronously.");

@@ -5,7 +5,7 @@
 namespace ptxsdk::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kPreprocessThreads, 6)
+__global__ void __launch_bounds__(kPreprocessThreads, 5)
     preprocess_kernel(const Film* films, PreprocessTarget target) {
     extern __shared__ __align__(16) std::byte shared[];
     const auto index = static_cast<std::int32_t>(blockIdx.z);

@@ -130,14 +130,25 @@ PTXSDK_DEVICE void add_rows(const Block& block, const Film& film, const Span& ro
                 const std::byte* from = row0 + begin * static_cast<std::int32_t>(sizeof(Stored));
                 float column[lanes] = {};
                 if (begin >= 0 && begin + lanes <= count) {
-                    PTXSDK_UNROLL((lanes > 8 ? 2 : 4))
-                    for (int k = phase; k < row_count; k += period) {
-                        const auto stored = std::bit_cast<Lanes<Stored>>(Block::load16(from));
-                        from += step;
-                        const float weight = rows.weight(k);
-                        PTXSDK_UNROLL(16)
-                        for (int lane = 0; lane < lanes; ++lane)
-                            column[lane] += weight * contribution(stored.values[lane], finite);
+                    // Loads of several rows are under way before the first is needed; where there are no more
+                    // rows, one is read again and weighs nothing.
+                    constexpr int depth = 4;
+                    for (int k = phase; k < row_count; k += depth * period, from += depth * step) {
+                        Vector16 words[depth];
+                        float weights[depth];
+                        PTXSDK_UNROLL(4)
+                        for (int u = 0; u < depth; ++u) {
+                            const bool there = k + u * period < row_count;
+                            words[u] = Block::load16(there ? from + u * step : from);
+                            weights[u] = there ? rows.weight(k + u * period) : 0.0f;
+                        }
+                        PTXSDK_UNROLL(4)
+                        for (int u = 0; u < depth; ++u) {
+                            const auto stored = std::bit_cast<Lanes<Stored>>(words[u]);
+                            PTXSDK_UNROLL(16)
+                            for (int lane = 0; lane < lanes; ++lane)
+                                column[lane] += weights[u] * contribution(stored.values[lane], finite);
+                        }
                     }
                 } else {  // the first and last few columns, beside which memory is someone else's
                     for (int k = phase; k < row_count; k += period, from += step) {

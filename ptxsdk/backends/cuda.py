@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,17 +105,27 @@ class Gpu:
         Raises
         ------
         BackendError
-            ``backend.failed``: something in it cannot be captured.
+            ``backend.failed``: something in it cannot be captured; ``backend.out_of_memory``.
         """
         from cuda.bindings import driver
 
-        handle = driver.CUstream(int(stream.handle))
-        _checked(driver.cuStreamBeginCapture(handle, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        address = address_of(stream)
+        handle = driver.CUstream(address)
+        collects = gc.isenabled()
+        gc.disable()  # what it frees could be CUDA memory, which must not happen during capture
         try:
-            record(int(stream.handle))
-        except BaseException:
-            driver.cuStreamEndCapture(handle)
-            raise
+            mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+            _checked(driver.cuStreamBeginCapture(handle, mode))
+            try:
+                record(address)
+            except BaseException:
+                status, broken = driver.cuStreamEndCapture(handle)
+                if int(status) == 0:
+                    driver.cuGraphDestroy(broken)
+                raise
+        finally:
+            if collects:
+                gc.enable()
         (recorded,) = _checked(driver.cuStreamEndCapture(handle))
         try:
             (executable,) = _checked(driver.cuGraphInstantiate(recorded, 0))
@@ -142,7 +153,20 @@ class Graph:
         """
         from cuda.bindings import driver
 
-        _checked(driver.cuGraphLaunch(self._executable, driver.CUstream(int(stream.handle))))
+        _checked(driver.cuGraphLaunch(self._executable, driver.CUstream(address_of(stream))))
+
+
+def address_of(stream: Any) -> int:
+    """Return the address of a stream, a ``cuda.core.Stream``.
+
+    Raises
+    ------
+    BackendError
+        ``backend.failed``: it was closed.  CUDA would take its address, 0, for the default stream.
+    """
+    if stream.is_closed:
+        raise BackendError("backend.failed", "the CUDA stream was closed")
+    return int(stream.handle)
 
 
 def release(gpu: Gpu, held: list[Any]) -> None:
@@ -159,7 +183,8 @@ def release(gpu: Gpu, held: list[Any]) -> None:
 def _checked(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
     status, *values = outcome
     if int(status):
-        raise BackendError("backend.failed", f"CUDA: {status.name}")
+        code = "backend.out_of_memory" if "OUT_OF_MEMORY" in status.name else "backend.failed"
+        raise BackendError(code, f"CUDA: {status.name}")
     return tuple(values)
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ptxsdk import gate
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import Gpu, release
+from ptxsdk.backends.cuda import Gpu, address_of, release
 from ptxsdk.device_array import DeviceArray
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, InputError
@@ -112,13 +112,19 @@ class FilmGraph:
                 scratch=gpu.allocate(scratch, stream=stream),
             )
             self._held.append(held)
-            self._cuda.zero(to=int(held.scratch.handle), size=scratch, stream=held.address)
-            # TensorRT finishes its preparations in the first launch, which therefore cannot be the captured one.
-            if not network(held.address):
-                raise BackendError("backend.failed", "the network does not start")
-            self._wait()
-            self._patience = FIRST_PATIENCE
-            self._capture()
+            stream_address = held.address
+            del held  # a traceback would keep it beyond the moment when its device is current
+            try:
+                self._cuda.zero(to=int(self._memory.scratch.handle), size=scratch, stream=stream_address)
+                self._memory.back.up(self._cuda, stream_address)
+                # First outside a capture: TensorRT finishes its preparations, and CUDA loads the kernels.
+                self._record(stream_address, self._tile)
+                self._wait()
+                self._patience = FIRST_PATIENCE
+                self._capture(self._tile)
+            except BaseException:
+                self._let_go()
+                raise
 
     def run(self, pixels: Any, display: Display, *, check: Check | None = None) -> Run:
         """See `ptxsdk.pipeline.Pipeline.run`; `check` sees its picture after the graph, before anything comes out."""
@@ -139,8 +145,7 @@ class FilmGraph:
                 sample_step=step,
             )
             if tile > self._tile:  # a film so wide that its tiles need more shared memory
-                self._tile = tile
-                self._capture()
+                self._capture(tile)
             uploaded = perf_counter()
             self._memory.graph.launch(self._memory.stream)
             self._wait()
@@ -175,10 +180,11 @@ class FilmGraph:
         fewer: int = self._cuda.RESULT_BYTES - (_MOST_RECORDS - _RECORDS) * self._cuda.RECORD_BYTES
         return fewer
 
-    def _capture(self) -> None:
-        self._memory.graph = self._gpu.captured(self._memory.stream, self._record)
+    def _capture(self, tile: int) -> None:
+        self._memory.graph = self._gpu.captured(self._memory.stream, lambda stream: self._record(stream, tile))
+        self._tile = tile
 
-    def _record(self, stream: int) -> None:
+    def _record(self, stream: int, tile: int) -> None:
         """Enqueue everything between the parameters and the results; the graph is captured from this."""
         cuda, contract, memory = self._cuda, self._engine.manifest, self._memory
         rows, columns = contract.input.size
@@ -188,7 +194,7 @@ class FilmGraph:
         cuda.preprocess(
             films=films,
             count=1,
-            widest_tile=self._tile,
+            widest_tile=tile,
             target=int(memory.image.device.handle),
             target_type=memory.image.host.dtype.name,
             rows=rows,
@@ -314,7 +320,7 @@ class _Held:
     @property
     def address(self) -> int:
         """Of the stream."""
-        return int(self.stream.handle)
+        return address_of(self.stream)
 
 
 class _Both:

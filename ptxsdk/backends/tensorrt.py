@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import Gpu, capability_name, count, release
+from ptxsdk.backends.cuda import Gpu, address_of, capability_name, count, release
 from ptxsdk.backends.fastest import fastest
 from ptxsdk.backends.plans import PlanCache, PlanKey
 from ptxsdk.engine import Engine
@@ -221,7 +221,7 @@ class _Running:
         for slot in self.slots.values():
             if slot.is_input:
                 slot.device.copy_from(slot.pinned, stream=self.stream)
-        started = self.context.execute_async_v3(int(self.stream.handle))
+        started = self.context.execute_async_v3(address_of(self.stream))
         for slot in self.slots.values():
             if not slot.is_input:
                 slot.device.copy_to(slot.pinned, stream=self.stream)
@@ -301,6 +301,9 @@ class TensorRtBackend:
 
         running = self._running()
         slots, context = running.slots, running.context
+        capturable = getattr(context, "is_stream_capturable", None)  # TensorRT for RTX says so
+        if capturable is not None and not capturable(address_of(running.stream)):
+            raise BackendError("backend.failed", "TensorRT for RTX cannot be captured: it allocates while it runs")
         return FilmGraph(
             running.compiled.gpu,
             running.stream,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptxsdk.backends.cuda import Gpu
+from ptxsdk.backends.cuda import Gpu, address_of
 from ptxsdk.device_array import DeviceArray
 from ptxsdk.errors import BackendError, InputError
 from ptxsdk.geometry import Geometry
@@ -19,6 +19,8 @@ from ptxsdk.ops.preprocess import transfer_of
 from ptxsdk.radiograph import STORED_DTYPES, Display
 
 WAIT_SECONDS = 10.0
+_LONGEST = 1 << 15  # as csrc/ops/preprocess_block.hpp has it
+_WIDEST_TILE = 11_900  # source columns whose sums fit 48 KB of shared memory
 
 
 def cuda_module() -> Any:
@@ -120,7 +122,7 @@ class DeviceOps:
         wanted = np.dtype(dtype)
         if len(films) != len(displays) or not films:
             raise ValueError(f"{len(films)} films, {len(displays)} displays")
-        stream = int(self._stream.handle)
+        stream = address_of(self._stream)
         with failures_of("preprocess"), self._gpu.current():
             views = [film_on(self._gpu, DeviceArray.of(film, stream=stream)) for film in films]
             geometries = [Geometry.fit((view.shape[0], view.shape[1]), size) for view in views]
@@ -199,7 +201,7 @@ class DeviceOps:
         InputError
             ``input.type``, ``input.dtype``, ``input.shape``, ``input.layout``, ``input.device``.
         """
-        stream = int(self._stream.handle)
+        stream = address_of(self._stream)
         with failures_of("aggregate"), self._gpu.current():
             patch = _logits_on(self._gpu, DeviceArray.of(patch_logits, stream=stream))
             mask = _logits_on(self._gpu, DeviceArray.of(mask_logits, stream=stream))
@@ -220,6 +222,7 @@ class DeviceOps:
             self._cuda.zero(to=int(scratch.handle), size=scratch_bytes, stream=stream)
             results = np.zeros((count, self._cuda.RESULT_BYTES), np.uint8)
             memory = self._gpu.allocate(results.nbytes, stream=self._stream)
+            self._cuda.zero(to=int(memory.handle), size=results.nbytes, stream=stream)  # records that are none
             self._cuda.aggregate(
                 films=int(parameters.handle),
                 count=count,
@@ -270,15 +273,17 @@ class DeviceOps:
     def _uploaded(self, values: npt.NDArray[Any]) -> Any:
         buffer = self._gpu.allocate(values.nbytes, stream=self._stream)
         self._cuda.copy(
-            to=int(buffer.handle), source=values.ctypes.data, size=values.nbytes, stream=int(self._stream.handle)
+            to=int(buffer.handle), source=values.ctypes.data, size=values.nbytes, stream=address_of(self._stream)
         )
         return buffer
 
     def _download(self, into: npt.NDArray[Any], address: int) -> None:
-        stream = int(self._stream.handle)
-        self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=stream)
-        if not self._cuda.wait(stream=stream, seconds=WAIT_SECONDS):
-            raise BackendError("backend.failed", f"the device did not answer within {WAIT_SECONDS:g} s")
+        stream = address_of(self._stream)
+        for last in (False, True):  # a copy into memory that is not page-locked waits itself, but without an end
+            if not self._cuda.wait(stream=stream, seconds=WAIT_SECONDS):
+                raise BackendError("backend.lost", f"the device did not answer within {WAIT_SECONDS:g} s")
+            if not last:
+                self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=stream)
 
 
 def _pair(
@@ -317,7 +322,15 @@ def pack_film(
     std: float,
     sample_step: int = 0,
 ) -> int:
-    """Describe a film for the kernels, in `into`; returns the source columns of its widest tile."""
+    """Describe a film for the kernels, in `into`; returns the source columns of its widest tile.
+
+    Raises
+    ------
+    InputError
+        ``input.too_large``: a side, or what a tile of 128 target columns covers, is beyond what the kernel takes.
+    """
+    if max(film.shape) > _LONGEST:
+        raise InputError("input.too_large", f"a film of {film.shape} pixels; the kernel takes {_LONGEST} a side")
     widest: int = cuda.pack_film(
         into,
         data=film.address,
@@ -333,6 +346,10 @@ def pack_film(
         sample_step=sample_step,
         **transfer,
     )
+    if widest > _WIDEST_TILE:
+        raise InputError(
+            "input.too_large", f"a film {film.shape[1]} pixels wide for a target {geometry.target[1]} wide"
+        )
     return widest
 
 

@@ -149,6 +149,41 @@ def test_a_very_wide_film_takes_a_graph_of_its_own(setting, on_cpu):
         detector.predict(FILM)
 
 
+def test_a_graph_that_cannot_be_taken_anew_leaves_the_old_one(setting, on_cpu, monkeypatch):
+    policy = GatePolicy(minimum_side=16, maximum_aspect=100, enforce=False)
+    with setting.detector(gate_policy=policy) as detector:
+        captured = setting.gpu.captured
+
+        def refuse(stream, record):
+            raise RuntimeError("out of memory (cudaErrorMemoryAllocation)")
+
+        film = make_chest((300, 4000), blob=(100, 900, 60))
+        monkeypatch.setattr(setting.gpu, "captured", refuse)
+        for _ in range(2):
+            with pytest.raises(BackendError) as raised:
+                detector.predict(film)
+            assert raised.value.code == "backend.out_of_memory"
+        same(detector.predict(FILM), on_cpu.predict(FILM))
+        monkeypatch.setattr(setting.gpu, "captured", captured)
+        with Detector(setting.engine, device="cpu", gate_policy=policy) as expected:
+            same(detector.predict(film), expected.predict(film))
+
+
+def test_a_closed_stream_is_not_the_default_stream(setting):
+    with setting.detector() as detector:
+        detector._pipeline._memory.stream.close()
+        with pytest.raises(BackendError, match="stream was closed"):
+            detector.predict(FILM)
+
+
+def test_a_film_too_long_for_the_kernels(setting):
+    film = Radiograph.from_array(np.zeros((64, 40000), np.uint8))
+    with setting.detector(gate_policy=GatePolicy(minimum_side=16, maximum_aspect=1e6, enforce=False)) as detector:
+        with pytest.raises(InputError) as raised:
+            detector.predict(film)
+        assert raised.value.code == "input.too_large"
+
+
 def on_device(pixels, device_index=0):
     return DeviceArray(
         address=pixels.ctypes.data, shape=pixels.shape, strides=pixels.strides, dtype=pixels.dtype,

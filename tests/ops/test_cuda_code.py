@@ -29,14 +29,16 @@ def report():
 @pytest.mark.parametrize("architecture", [75, 80, 86, 87, 89, 90, 100, 110, 120])
 def test_every_architecture_compiles_and_keeps_its_sums_in_registers(report, kernel, architecture, tmp_path):
     made = report.compiled(kernel, architecture, tmp_path)
-    assert made.registers <= 80
+    assert made.registers <= 96
     assert made.spill_stores <= 16  # a few words that are needed again after the loops
-    assert made.wide is None or made.wide >= 4
+    if made.wide is not None:
+        assert made.wide >= 4
+        assert kernel != "preprocess" or made.together >= 16  # of eight times four; the compiler spreads some
 
 
 def test_the_source_is_read_16_bytes_at_a_time(report):
-    """Seven ways of reading a pixel and the sigmoid, four loads under way in each (two of 16 bytes-pixels)."""
-    assert report.wide_loads_in_ptx("preprocess") >= 2 * 2 + 6 * 4
+    """Eight ways of reading a pixel, four loads in each."""
+    assert report.wide_loads_in_ptx("preprocess") >= 8 * 4
     assert report.wide_loads_in_ptx("aggregate") >= 4
 
 

@@ -38,11 +38,13 @@ class Stream:
 
     def __init__(self, gpu):
         self.pending = []
+        self.is_closed = False
         gpu.streams.append(self)
         self.handle = 76 + len(gpu.streams)
 
     def close(self):
         self.sync()
+        self.is_closed = True
 
     def sync(self):
         while self.pending:
