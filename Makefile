@@ -64,5 +64,5 @@ licences:  ## of the default install: a report; fails on GPL, AGPL and packages 
 vulnerabilities:  ## of the locked packages; needs pip-audit and a connection to PyPI's database: docs/security.md
 	pip-audit --strict --disable-pip --require-hashes --requirement requirements/device.txt
 
-reproducible:  ## dist/ as by `make wheel`, every wheel built twice in two places, with the same bytes
+reproducible:  ## wheels without CUDA operations, built twice in two places: the bytes must be equal; dist/ stays
 	$(PYTHON) packaging/wheels.py --reproduce

@@ -2,8 +2,9 @@
 
 Each wheel is built by the project's own build system, tagged by auditwheel with the oldest glibc its symbols allow, and
 refused if an extension module of it is of another processor, needs a library that manylinux does not promise, or shows
-any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes
-wherever it is built with the same compiler: --reproduce builds everything twice, in two places, and compares.
+any symbol but its entry point.  A bill of materials is written beside it.  Without the CUDA operations, the same
+commit gives the same bytes wherever it is built with the same compiler: --reproduce builds such wheels twice, in two
+places, compares, and leaves dist/ alone.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def build_environment() -> Path:
     return folder / "bin" / "python"
 
 
-def build(processor: str, python: Path, tree: Path = ROOT) -> Path:
+def build(processor: str, python: Path, tree: Path = ROOT, *, cuda: bool = True) -> Path:
     """Build and tag the wheel of one processor from the sources in `tree`, with the tools of `python`."""
     work = WORK / processor if tree == ROOT else tree.parent / f"{tree.name}-{processor}"
     shutil.rmtree(work, ignore_errors=True)
@@ -102,6 +103,8 @@ def build(processor: str, python: Path, tree: Path = ROOT) -> Path:
     settings = [f"--config-settings={key}={value}" for key, value in build_settings(processor).items()]
     shutil.rmtree(tree / "build" / "wheels" / "cmake", ignore_errors=True)
     settings.append("--config-settings=build-dir=build/wheels/cmake")
+    if not cuda:
+        settings.append("--config-settings=cmake.define.PTXSDK_CUDA=OFF")
     pip = (python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
     run(*pip, "--wheel-dir", work / "plain", *settings, ".", at=tree)
     (plain,) = (work / "plain").glob("*.whl")
@@ -110,20 +113,25 @@ def build(processor: str, python: Path, tree: Path = ROOT) -> Path:
     return wheel
 
 
-def reproduce(wheel: Path, processor: str, python: Path) -> None:
-    """Build once more from a copy of the sources in another place; leave unless it has the same bytes."""
+def reproduce(processor: str, python: Path) -> None:
+    """Build here and from a copy of the sources in another place; leave unless the bytes are equal.
+
+    Without the CUDA operations: nvcc names things after the folder it works in.
+    """
+    wheel = build(processor, python, cuda=False)
     with tempfile.TemporaryDirectory(prefix="ptxsdk-elsewhere-") as folder:
         tree = Path(folder) / "a-copy"
         for name in run("git", "ls-files", "-z").split("\0"):
             if (ROOT / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, tree / name)
-        again = build(processor, python, tree)
+        again = build(processor, python, tree, cuda=False)
         if again.read_bytes() != wheel.read_bytes():
             with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
                 here, there = ({entry.filename: entry.CRC for entry in each.infolist()} for each in (first, second))
             differ = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
             raise SystemExit(f"{wheel.name} is not reproducible: {', '.join(differ) or 'the archive itself'} differs")
+    print(f"{wheel.name}: same bytes twice, {hashlib.sha256(wheel.read_bytes()).hexdigest()}")
 
 
 def check(wheel: Path, processor: str) -> Mapping[str, int]:
@@ -171,15 +179,16 @@ def main() -> None:
     created = source_date()
     os.environ["SOURCE_DATE_EPOCH"] = str(created)
     python = build_environment()
+    if options.reproduce:
+        for processor in processors:
+            reproduce(processor, python)
+        return
     DIST.mkdir(exist_ok=True)
     rows = []
     for processor in processors:
         print(f"building for {processor}", file=sys.stderr, flush=True)
         wheel = build(processor, python)
         sizes = check(wheel, processor)
-        if options.reproduce:
-            reproduce(wheel, processor, python)
-            print(f"same bytes twice: {hashlib.sha256(wheel.read_bytes()).hexdigest()}", file=sys.stderr, flush=True)
         interpreter = wheel.name.split("-")[2]
         for stale in DIST.glob(f"ptxsdk-*-{interpreter}-*_{processor}.whl"):
             stale.unlink()
