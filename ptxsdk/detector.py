@@ -8,11 +8,11 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,8 @@ from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality,
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
-from ptxsdk.geometry import Geometry
+from ptxsdk.pipeline import Run, pipeline_around
 from ptxsdk.radiograph import Display, Radiograph, Window
-
-if TYPE_CHECKING:
-    from ptxsdk.ops.aggregate import Aggregate
-
 
 _LOGGER = logging.getLogger("ptxsdk")
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
@@ -107,7 +103,9 @@ class Detector:
         self._pid = os.getpid()
         self._closed = False
         self._crew: tuple[Detector, ...] = ()
-        self._backend = backends.load(engine, backend=backend, device=device, precision=precision, threads=threads)
+        self._may_fall_back = device == "auto" and backend == "auto"
+        self._fallen: tuple[str, ...] = ()
+        self._use(backends.load(engine, backend=backend, device=device, precision=precision, threads=threads))
         readers.load()
         try:
             self.self_test(vectors=1)
@@ -116,9 +114,18 @@ class Detector:
             if precision != "auto" or self._backend.precision == exact:
                 raise
             _LOGGER.warning("%s: going on in %s", error.message, exact)
-            self._backend.close()
-            self._backend = backends.load(engine, backend=backend, device=device, precision=exact, threads=threads)
+            self._release()
+            self._use(backends.load(engine, backend=backend, device=device, precision=exact, threads=threads))
             self.self_test(vectors=1)
+
+    def _use(self, backend: backends.Backend) -> None:
+        """Run the network on `backend` from here on."""
+        self._backend = backend
+        self._pipeline = pipeline_around(backend, self._engine, threads=self._threads, locate=self._profile == "cade")
+
+    def _release(self) -> None:
+        self._pipeline.close()
+        self._backend.close()
 
     @property
     def engine(self) -> Engine:
@@ -298,11 +305,10 @@ class Detector:
         with self._lock:
             self._check_usable()
             for film in golden:
-                display = Display(voi=Window.from_range(*film.window))
-                geometry = self._preprocess(film.pixels, display)
-                patch, mask = self._backend.infer()
+                run = self._pipeline.run(film.pixels, Display(voi=Window.from_range(*film.window)))
+                patch, mask = run.logits()
                 probability = self._engine.manifest.calibration.probability(
-                    self._aggregate(patch, mask, geometry).logit
+                    run.aggregate(**self._engine.manifest.scoring, want_outlines=False).logit
                 )
                 tolerance = film.tolerance[self._backend.precision]
                 deviations = (
@@ -330,9 +336,9 @@ class Detector:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._lock = threading.Lock()
-        twin._backend = backend
         twin._threads = threads
         twin._crew = ()
+        twin._use(backend)
         return twin
 
     def close(self) -> None:
@@ -343,7 +349,7 @@ class Detector:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._backend.close()
+                self._release()
                 for member in self._crew:
                     member.close()
                 self._crew = ()
@@ -366,37 +372,32 @@ class Detector:
     def _score(
         self, film: Radiograph, checks: tuple[Check, ...], started: float, *, read: float, header: float
     ) -> Detection:
-        contract = self._engine.manifest.input
-        preprocess_started = perf_counter()
-        geometry = self._preprocess(film.pixels, film.display)
-        content_started = perf_counter()
-        checks += gate.check_content(
-            gate.sample(self._backend.input, geometry, contract.mean, contract.std), self._policy
-        )
-        gate.enforce(checks)
-        network_started = perf_counter()
-        patch, mask = self._backend.infer()
+        passed = checks
+
+        def check(shown: npt.NDArray[np.float32]) -> None:
+            nonlocal passed
+            passed += gate.check_content(shown, self._policy)
+            gate.enforce(passed)
+
+        run = self._run(film, check)
         aggregate_started = perf_counter()
-        columns_toward = film.columns_toward
-        assumed = () if film.patient_orientation else (_ORIENTATION_ASSUMED,)
-        found = self._aggregate(
-            patch,
-            mask,
-            geometry,
-            columns_toward=columns_toward,
+        locate = self._profile == "cade"
+        found = run.aggregate(
+            **self._engine.manifest.scoring,
+            columns_toward=film.columns_toward,
             pixel_spacing=film.pixel_spacing,
-            want_outlines=self._profile == "cade",
+            want_outlines=locate,
         )
         probability = self._engine.manifest.calibration.probability(found.logit)
         flagged = probability >= self._operating_point.threshold
-        locate = self._profile == "cade"
+        assumed = () if film.patient_orientation else (_ORIENTATION_ASSUMED,)
         ended = perf_counter()
         return Detection(
             probability=probability,
             flagged=flagged,
             operating_point=self._operating_point,
             regions=found.regions if flagged and locate else (),
-            quality=Quality(checks, film.warnings + assumed),
+            quality=Quality(passed, film.warnings + assumed + self._fallen),
             backend=self._backend.name,
             device=self._backend.device,
             precision=self._backend.precision,
@@ -404,51 +405,32 @@ class Detector:
             profile=self._profile,
             timings=Timings(
                 read=1e3 * read,
-                gate=1e3 * (header + network_started - content_started),
-                preprocess=1e3 * (content_started - preprocess_started),
-                network=1e3 * (aggregate_started - network_started),
+                gate=1e3 * (header + run.gate),
+                preprocess=1e3 * run.preprocess,
+                network=1e3 * run.network,
                 aggregate=1e3 * (ended - aggregate_started),
                 total=1e3 * (ended - started),
             ),
-            geometry=geometry,
-            mask_logits=_frozen_copy(mask) if locate else None,
+            geometry=run.geometry,
+            mask_logits=_frozen_copy(run.logits()[1]) if locate else None,
             region_threshold=self._engine.manifest.regions.low if locate else None,
         )
 
-    def _preprocess(self, pixels: npt.NDArray[np.generic], display: Display) -> Geometry:
-        from ptxsdk.ops import preprocess_into
-
-        contract = self._engine.manifest.input
-        return preprocess_into(
-            self._backend.input,
-            pixels,
-            display=display,
-            mean=contract.mean,
-            std=contract.std,
-            threads=self._threads,
-        )
-
-    def _aggregate(
-        self,
-        patch: npt.NDArray[np.float32],
-        mask: npt.NDArray[np.float32],
-        geometry: Geometry,
-        *,
-        columns_toward: Literal["left", "right"] | None = None,
-        pixel_spacing: tuple[float, float] | None = None,
-        want_outlines: bool = False,
-    ) -> Aggregate:
-        from ptxsdk.ops import aggregate
-
-        return aggregate(
-            patch,
-            mask,
-            geometry=geometry,
-            **self._engine.manifest.scoring,
-            columns_toward=columns_toward,
-            pixel_spacing=pixel_spacing,
-            want_outlines=want_outlines,
-        )
+    def _run(self, film: Radiograph, check: Callable[[npt.NDArray[np.float32]], None]) -> Run:
+        """Run the pipeline; under ``device="auto"`` a GPU that fails is left for the CPU, for good."""
+        try:
+            return self._pipeline.run(film.pixels, film.display, check=check)
+        except BackendError as error:
+            if not self._may_fall_back or self._backend.device == "cpu" or error.code == "backend.not_finite":
+                raise
+            _LOGGER.warning("%s failed, going on on the CPU: %s", self._backend.device, error.message)
+            lost = self._backend.device
+            self._release()
+            self._use(
+                backends.load(self._engine, backend="auto", device="cpu", precision="auto", threads=self._threads)
+            )
+            self._fallen = (f"device.fallback: {lost} failed [{error.code}], scored on the cpu",)
+            return self._pipeline.run(film.pixels, film.display, check=check)
 
 
 def _own(image: object) -> object:

@@ -79,7 +79,7 @@ class DeviceArray:
             reason = f"cuda-core is not installed (extra 'tensorrt'): {error}"
             raise BackendError("backend.unavailable", reason) from None
         try:
-            view = StridedMemoryView(value, stream_ptr=-1 if stream is None else stream)
+            view = StridedMemoryView.from_any_interface(value, stream_ptr=-1 if stream is None else stream)
             dtype = np.dtype(view.dtype)
             shape = tuple(int(size) for size in view.shape)
             steps = None if view.strides is None else tuple(int(step) * dtype.itemsize for step in view.strides)

@@ -48,6 +48,7 @@ CODES: dict[str, str] = {
     "engine.self_test": "On this device the engine does not reproduce its golden vectors.",
     "backend.unavailable": "The backend or device asked for cannot be used here.",
     "backend.failed": "The inference runtime refused the network or failed while running it.",
+    "backend.lost": "The device stopped answering.",
     "backend.out_of_memory": "The device has not enough free memory.",
     "backend.not_finite": "The network produced NaN or infinity.",
     "detector.closed": "The detector was closed.",

@@ -160,9 +160,15 @@ def sample(tensor: npt.NDArray[np.float32], geometry: Geometry, mean: float, std
         Normalisation of the network's input.
     """
     x0, y0, x1, y1 = geometry.content
-    step = max(1, min(y1 - y0, x1 - x0) // 64)
+    step = sample_step(geometry)
     shown: npt.NDArray[np.float32] = tensor[y0:y1:step, x0:x1:step] * std + mean
     return shown
+
+
+def sample_step(geometry: Geometry) -> int:
+    """Return the distance, in pixels of the network's input, of the pixels that `sample` takes."""
+    x0, y0, x1, y1 = geometry.content
+    return max(1, min(y1 - y0, x1 - x0) // 64)
 
 
 def enforce(checks: tuple[Check, ...]) -> None:

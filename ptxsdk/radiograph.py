@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ptxsdk.device_array import DeviceArray, is_device_array
 from ptxsdk.errors import InputError
 
 STORED_DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -152,7 +153,7 @@ class Radiograph:
 
     Attributes
     ----------
-    pixels : ndarray, shape (rows, columns), uint8 | uint16 | int16 | float32
+    pixels : ndarray or DeviceArray, shape (rows, columns), uint8 | uint16 | int16 | float32
         Pixels as stored; never rescaled, windowed or inverted.
     display : Display
         How stored values become display values.
@@ -176,7 +177,7 @@ class Radiograph:
         The DICOM header (pydicom Dataset without pixel data), for the writers.
     """
 
-    pixels: npt.NDArray[np.generic]
+    pixels: npt.NDArray[np.generic] | DeviceArray
     display: Display
     origin: Literal["dicom", "image", "array"]
     pixel_spacing: tuple[float, float] | None = None
@@ -225,7 +226,7 @@ class Radiograph:
     @classmethod
     def from_array(
         cls,
-        pixels: npt.NDArray[np.generic],
+        pixels: npt.NDArray[np.generic] | object,
         *,
         window: tuple[float, float] | None = None,
         invert: bool = False,
@@ -237,11 +238,14 @@ class Radiograph:
 
         Parameters
         ----------
-        pixels : ndarray, shape (rows, columns), uint8 | uint16 | int16 | float32
-            Stored values in native byte order, any strides.
+        pixels : array, shape (rows, columns), uint8 | uint16 | int16 | float32
+            Stored values in native byte order: an ndarray with any strides, or an array on a CUDA device (CuPy,
+            PyTorch, PyCUDA: ``__cuda_array_interface__`` or DLPack) with its columns side by side, which is used in
+            place.  It must not change before the film has been scored.
         window : tuple of float, optional
             ``(low, high)`` stored values shown as black and as white.  Default: 0..255 for uint8, 0..1 for float32
-            (values outside are refused), and for 16-bit arrays the 0.1 and 99.9 percentiles, with a warning.
+            (values outside are refused), and for 16-bit arrays the 0.1 and 99.9 percentiles, with a warning.  On a
+            device only uint8 has a default.
         invert : bool
             True where low values are white (MONOCHROME1).
         pixel_spacing : tuple of float, optional
@@ -256,7 +260,9 @@ class Radiograph:
         InputError
             ``input.type``, ``input.dtype``, ``input.shape``, ``input.range``, ``input.not_finite``, ``input.metadata``.
         """
-        _check_pixels(pixels)
+        if is_device_array(pixels):
+            pixels = DeviceArray.of(pixels)
+        pixels = _check_pixels(pixels)
         warnings: tuple[str, ...] = ()
         if window is None:
             window, warnings = _default_window(pixels)
@@ -275,9 +281,9 @@ class Radiograph:
         )
 
 
-def _check_pixels(pixels: object) -> None:
-    """Raise unless `pixels` is a plain two-dimensional array of a stored dtype."""
-    if not isinstance(pixels, np.ndarray) or isinstance(pixels, np.ma.MaskedArray):
+def _check_pixels(pixels: object) -> npt.NDArray[np.generic] | DeviceArray:
+    """Return `pixels`, which must be a plain two-dimensional array of a stored dtype."""
+    if not isinstance(pixels, (np.ndarray, DeviceArray)) or isinstance(pixels, np.ma.MaskedArray):
         raise InputError("input.type", f"expected a plain numpy array, got {type(pixels).__name__}")
     if pixels.dtype.name not in STORED_DTYPES or not pixels.dtype.isnative:
         raise InputError(
@@ -285,11 +291,14 @@ def _check_pixels(pixels: object) -> None:
         )
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise InputError("input.shape", f"pixels have shape {pixels.shape}, not (rows, columns)")
+    return pixels
 
 
-def _default_window(pixels: npt.NDArray[np.generic]) -> tuple[tuple[float, float], tuple[str, ...]]:
+def _default_window(pixels: npt.NDArray[np.generic] | DeviceArray) -> tuple[tuple[float, float], tuple[str, ...]]:
     if pixels.dtype == np.uint8:
         return (0.0, 255.0), ()
+    if isinstance(pixels, DeviceArray):
+        raise InputError("input.range", f"{pixels.dtype} pixels on a device; give a window to Radiograph.from_array")
     if pixels.dtype == np.float32:
         low, high = float(pixels.min()), float(pixels.max())
         if not (np.isfinite(low) and np.isfinite(high)):

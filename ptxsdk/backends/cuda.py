@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Gpu:
         E.g. "NVIDIA RTX A2000".
     capability : tuple of int
         Compute capability, ``(major, minor)``.
+    integrated : bool
+        Whether it shares the host's memory, as on a Jetson.
     driver : str
         CUDA version of the driver, then the kernel module's own where there is one: "13.0 580.65.06".
     """
@@ -34,6 +37,7 @@ class Gpu:
     name: str
     capability: tuple[int, int]
     driver: str
+    integrated: bool = False
 
     @classmethod
     def open(cls, index: int) -> Gpu:
@@ -52,7 +56,13 @@ class Gpu:
         try:
             device = Device(index)
             major, minor = device.compute_capability
-            return cls(index=index, name=str(device.name), capability=(int(major), int(minor)), driver=_driver())
+            return cls(
+                index=index,
+                name=str(device.name),
+                capability=(int(major), int(minor)),
+                driver=_driver(),
+                integrated=bool(device.properties.integrated),
+            )
         except Exception as error:  # cuda-core's exceptions share no public base but Exception
             raise BackendError("backend.unavailable", f"cuda:{index} cannot be used: {error}") from error
 
@@ -87,6 +97,70 @@ class Gpu:
         from cuda.core import LegacyPinnedMemoryResource
 
         return LegacyPinnedMemoryResource().allocate(size)
+
+    def captured(self, stream: Any, record: Callable[[int], None]) -> Graph:
+        """Return what `record` enqueues on the stream, whose address it gets, as a graph; the device must be `current`.
+
+        Raises
+        ------
+        BackendError
+            ``backend.failed``: something in it cannot be captured.
+        """
+        from cuda.bindings import driver
+
+        handle = driver.CUstream(int(stream.handle))
+        _checked(driver.cuStreamBeginCapture(handle, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+        try:
+            record(int(stream.handle))
+        except BaseException:
+            driver.cuStreamEndCapture(handle)
+            raise
+        (recorded,) = _checked(driver.cuStreamEndCapture(handle))
+        try:
+            (executable,) = _checked(driver.cuGraphInstantiate(recorded, 0))
+        finally:
+            driver.cuGraphDestroy(recorded)
+        return Graph(executable)
+
+
+class Graph:
+    """A captured graph, ready to be launched."""
+
+    def __init__(self, executable: Any) -> None:
+        from cuda.bindings import driver
+
+        self._executable = executable
+        weakref.finalize(self, driver.cuGraphExecDestroy, executable).atexit = False
+
+    def launch(self, stream: Any) -> None:
+        """Run it once, after what the stream has to do; the device must be current.
+
+        Raises
+        ------
+        BackendError
+            ``backend.failed``.
+        """
+        from cuda.bindings import driver
+
+        _checked(driver.cuGraphLaunch(self._executable, driver.CUstream(int(stream.handle))))
+
+
+def release(gpu: Gpu, held: list[Any]) -> None:
+    """Let go of what is in `held` while its device is current, which is where CUDA and TensorRT free it.
+
+    Called when the last user is gone, on whatever thread that happens.  What cannot be freed, as after a fork, is the
+    operating system's.
+    """
+    with contextlib.suppress(Exception), gpu.current():
+        while held:
+            held.pop()
+
+
+def _checked(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
+    status, *values = outcome
+    if int(status):
+        raise BackendError("backend.failed", f"CUDA: {status.name}")
+    return tuple(values)
 
 
 def capability_name(capability: tuple[int, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import logging
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import Gpu, capability_name, count
+from ptxsdk.backends.cuda import Gpu, capability_name, count, release
 from ptxsdk.backends.fastest import fastest
 from ptxsdk.backends.plans import PlanCache, PlanKey
 from ptxsdk.engine import Engine
@@ -23,6 +22,7 @@ from ptxsdk.errors import BackendError, WriterError
 from ptxsdk.manifest import Arithmetic, Precision
 
 if TYPE_CHECKING:
+    from ptxsdk.backends.film_graph import FilmGraph
     from ptxsdk.backends.tensorrt_api import trt
     from ptxsdk.backends.tensorrt_build import Log
 
@@ -179,7 +179,7 @@ class _Slot:
         self.device = compiled.gpu.allocate(size, stream=stream)
         self.pinned = compiled.gpu.pinned(size)
         block = (ctypes.c_uint8 * size).from_address(int(self.pinned.handle))
-        weakref.finalize(block, _release, compiled.gpu, [self.pinned]).atexit = False
+        weakref.finalize(block, release, compiled.gpu, [self.pinned]).atexit = False
         self.host: npt.NDArray[Any] = np.ctypeslib.as_array(block).view(dtype).reshape(self.shape)
         self.host[...] = 0
 
@@ -229,17 +229,6 @@ class _Running:
         return bool(started)
 
 
-def _release(gpu: Gpu, held: list[Any]) -> None:
-    """Let go of what is in `held` while its device is current, which is where CUDA and TensorRT free it.
-
-    Called when the last user is gone, on whatever thread that happens.  What cannot be freed, as after a fork, is the
-    operating system's.
-    """
-    with contextlib.suppress(Exception), gpu.current():
-        while held:
-            held.pop()
-
-
 class TensorRtBackend:
     """An execution context on a stream of its own; see `ptxsdk.backends.Backend`.
 
@@ -256,7 +245,7 @@ class TensorRtBackend:
         self._outputs = contract.outputs
         # The only reference, so that whoever empties it decides where things are freed.
         self._held: list[_Running] = []
-        self._let_go = weakref.finalize(self, _release, compiled.gpu, self._held)
+        self._let_go = weakref.finalize(self, release, compiled.gpu, self._held)
         self._let_go.atexit = False
         try:
             with compiled.gpu.current():
@@ -299,6 +288,29 @@ class TensorRtBackend:
     def crew(self) -> tuple[TensorRtBackend, ...]:
         """Two clones: while one film is on the GPU, the other is read, preprocessed and aggregated."""
         return self.clone(), self.clone()
+
+    def film_graph(self, *, locate: bool) -> FilmGraph:
+        """Return a pipeline around this network, on its stream and buffers; close it before the backend.
+
+        Raises
+        ------
+        BackendError
+            As `ptxsdk.backends.film_graph.FilmGraph`.
+        """
+        from ptxsdk.backends.film_graph import FilmGraph
+
+        running = self._running()
+        slots, context = running.slots, running.context
+        return FilmGraph(
+            running.compiled.gpu,
+            running.stream,
+            network=lambda stream: bool(context.execute_async_v3(stream)),
+            image=slots[self._engine.manifest.input.name],
+            patch=slots[self._outputs.patch_logits.name],
+            mask=slots[self._outputs.mask_logits.name],
+            engine=self._engine,
+            locate=locate,
+        )
 
     def close(self) -> None:
         """Release context, buffers and stream, and the plan with the last of its clones."""

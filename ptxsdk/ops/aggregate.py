@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -136,8 +137,7 @@ def aggregate(
 
 def regions_of(
     result: npt.NDArray[np.uint8],
-    patch_logits: npt.NDArray[np.float32],
-    mask_logits: npt.NDArray[np.float32],
+    logits: Callable[[], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
     *,
     geometry: Geometry,
     columns_toward: Side | None = None,
@@ -151,7 +151,9 @@ def regions_of(
     ----------
     result : ndarray, shape (n,), uint8
         An AggregateResult, whose last records may be missing.
-    patch_logits, mask_logits, geometry, columns_toward, pixel_spacing, want_outlines, scoring
+    logits : callable
+        Returns patch and mask logits as in `aggregate`; asked only where they are needed.
+    geometry, columns_toward, pixel_spacing, want_outlines, scoring
         As in `aggregate`.
 
     Raises
@@ -167,14 +169,13 @@ def regions_of(
             method=scoring["method"],
             low=scoring["low"],
             map_shape=geometry.target,
-            mask_logits=mask_logits if want_outlines else None,
+            mask_logits=logits()[1] if want_outlines else None,
         )
     except _core.NotFiniteError as error:
         raise BackendError("backend.not_finite", str(error)) from None
     if found is None:
         return aggregate(
-            patch_logits,
-            mask_logits,
+            *logits(),
             geometry=geometry,
             columns_toward=columns_toward,
             pixel_spacing=pixel_spacing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -245,12 +246,12 @@ class DeviceOps:
         scoring: dict[str, Any] = {
             "method": method, "k": k, "source": source, "high": high, "low": low, "min_area": min_area,
         }  # fmt: skip
+        patches, maps = host_patch.astype(np.float32, copy=False), host_mask.astype(np.float32, copy=False)
         return [
             regions_of(
                 result,
+                functools.partial(_pair, patches[i], maps[i]),
                 geometry=geometry,
-                patch_logits=host_patch[i].astype(np.float32, copy=False),
-                mask_logits=host_mask[i].astype(np.float32, copy=False),
                 columns_toward=columns_toward,
                 pixel_spacing=pixel_spacing,
                 want_outlines=want_outlines,
@@ -276,6 +277,12 @@ class DeviceOps:
         self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=stream)
         if not self._cuda.wait(stream=stream, seconds=WAIT_SECONDS):
             raise BackendError("backend.failed", f"the device did not answer within {WAIT_SECONDS:g} s")
+
+
+def _pair(
+    patch: npt.NDArray[np.float32], mask: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    return patch, mask
 
 
 def film_on(gpu: Gpu, film: DeviceArray) -> DeviceArray:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk import _core
+from ptxsdk.device_array import DeviceArray
 from ptxsdk.errors import InputError
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable
@@ -16,7 +17,7 @@ _LARGEST = 1e36  # of a window's bound in stored values; beyond, float32 arithme
 
 
 def preprocess(
-    pixels: npt.NDArray[np.generic],
+    pixels: npt.NDArray[np.generic] | DeviceArray,
     *,
     display: Display,
     size: tuple[int, int],
@@ -60,7 +61,7 @@ def preprocess(
     ValueError
         Pixels not two-dimensional or empty, or an impossible parameter.
     InputError
-        ``input.not_finite``: float pixels hold NaN or infinity.
+        ``input.not_finite``: float pixels hold NaN or infinity; ``input.device``: they lie on a CUDA device.
     """
     tensor = np.empty(size, dtype)
     return tensor, preprocess_into(tensor, pixels, display=display, mean=mean, std=std, threads=threads)
@@ -68,7 +69,7 @@ def preprocess(
 
 def preprocess_into(
     target: npt.NDArray[Any],
-    pixels: npt.NDArray[np.generic],
+    pixels: npt.NDArray[np.generic] | DeviceArray,
     *,
     display: Display,
     mean: float = 0.0,
@@ -97,6 +98,8 @@ def preprocess_into(
     TypeError, ValueError, InputError
         As `preprocess`; after ``input.not_finite`` the content of `target` is unspecified.
     """
+    if isinstance(pixels, DeviceArray):
+        raise InputError("input.device", f"the pixels lie on cuda:{pixels.device}; see ptxsdk.ops.device")
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise ValueError(f"pixels have shape {pixels.shape}, not (rows, columns)")
     if target.ndim != 2 or 0 in target.shape:

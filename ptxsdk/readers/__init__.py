@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ptxsdk.errors import InputError
+from ptxsdk.device_array import is_device_array
+from ptxsdk.errors import BackendError, InputError
 from ptxsdk.radiograph import Radiograph
 from ptxsdk.readers.limits import MAX_FILE_BYTES
 
@@ -38,7 +39,7 @@ def read(source: object, *, name: str | None = None) -> Radiograph:
 
     Parameters
     ----------
-    source : str, os.PathLike, bytes, bytearray, memoryview, pydicom.Dataset, numpy.ndarray or Radiograph
+    source : str, os.PathLike, bytes, bytearray, memoryview, pydicom.Dataset, numpy.ndarray, device array or Radiograph
         A path, a file's content, or a film.  An array is taken as `Radiograph.from_array` takes it;
         a Radiograph is returned as it is.
     name : str, optional
@@ -83,10 +84,11 @@ def _read(source: object) -> Radiograph:
         from ptxsdk.readers import dicom
 
         return dicom.read_dataset(source)
-    if hasattr(source, "__cuda_array_interface__"):
-        raise InputError(
-            "input.type", "arrays in GPU memory are not read by this version; copy the array to the host first"
-        )
+    if is_device_array(source):
+        try:
+            return Radiograph.from_array(source)
+        except BackendError as error:
+            raise InputError("input.type", error.message) from error
     raise InputError(
         "input.type",
         f"cannot read a film from {type(source).__name__}: expected a path, bytes, a pydicom Dataset, "

@@ -151,7 +151,9 @@ def driver(monkeypatch):
     bindings = ModuleType("cuda.bindings")
     bindings.driver = made
     core = ModuleType("cuda.core")
-    core.Device = lambda index: SimpleNamespace(name="card", compute_capability=(8, 6))
+    core.Device = lambda index: SimpleNamespace(
+        name="card", compute_capability=(8, 6), properties=SimpleNamespace(integrated=0)
+    )
     package = ModuleType("cuda")
     package.core, package.bindings = core, bindings
     for name, module in {"cuda": package, "cuda.core": core, "cuda.bindings": bindings}.items():

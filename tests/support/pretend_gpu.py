@@ -36,11 +36,13 @@ class Buffer:
 class Stream:
     """Work is done when it is waited for and no earlier."""
 
-    handle = 77
-
     def __init__(self, gpu):
         self.pending = []
         gpu.streams.append(self)
+        self.handle = 76 + len(gpu.streams)
+
+    def close(self):
+        self.sync()
 
     def sync(self):
         while self.pending:
@@ -52,6 +54,7 @@ class PretendGpu:
 
     def __init__(self, index=0, name="Pretend GPU", capability=(8, 6), driver="13.0"):
         self.index, self.name, self.capability, self.driver = index, name, capability, driver
+        self.integrated = False
         self.depth = 0
         self.streams = []
         self.freed = []
@@ -75,8 +78,138 @@ class PretendGpu:
         self.require_current()
         return Buffer(self, size)
 
+    def stream_of(self, handle):
+        return self.streams[handle - 77]
+
     def pinned(self, size):
         return self.allocate(size, stream=None)
+
+    def captured(self, stream, record):
+        """What is enqueued meanwhile is kept, and done at every launch."""
+        self.require_current()
+        before, stream.pending = stream.pending, []
+        try:
+            record(stream.handle)
+            return Graph(stream.pending)
+        finally:
+            stream.pending = before
+
+
+class Graph:
+    def __init__(self, work):
+        self.work = work
+        self.launches = 0
+
+    def launch(self, stream):
+        self.launches += 1
+        stream.pending.extend(self.work)
+
+
+class PretendCuda:
+    """The played module _cuda, its work put off until the stream of the pretended device is waited for."""
+
+    def __init__(self, played, gpu):
+        self.played, self.gpu = played, gpu
+        self.CudaError = played.CudaError
+        self.FILM_BYTES, self.RECORD_BYTES, self.RESULT_BYTES = (
+            played.FILM_BYTES, played.RECORD_BYTES, played.RESULT_BYTES,
+        )  # fmt: skip
+        self.pack_film = played.pack_film
+        self.aggregate_scratch_bytes = played.aggregate_scratch_bytes
+        self.bytes_up = self.bytes_copied = 0
+        self.hangs = False
+        self.fails = None
+
+    def _later(self, work, **arguments):
+        self.gpu.require_current()
+        if self.fails:
+            raise self.CudaError(self.fails)
+        self.gpu.stream_of(arguments["stream"]).pending.append(lambda: work(**arguments))
+
+    def preprocess(self, **arguments):
+        self._later(self.played.preprocess, **arguments)
+
+    def aggregate(self, **arguments):
+        self._later(self.played.aggregate, **arguments)
+
+    def zero(self, **arguments):
+        self._later(self.played.zero, **arguments)
+
+    def copy(self, **arguments):
+        def work(size, **rest):
+            self.bytes_copied += size
+            self.played.copy(size=size, **rest)
+
+        self._later(work, **arguments)
+
+    def upload(self, *, device, staging, pixels, pitch, stream):
+        self.played.upload(device=0, staging=staging, pixels=pixels, pitch=pitch, stream=stream)
+        if device:
+            self.bytes_up += pixels.shape[0] * pitch
+            self._later(self.played.copy, to=device, source=staging, size=pixels.shape[0] * pitch, stream=stream)
+
+    def wait(self, *, stream, seconds):
+        self.gpu.require_current()
+        assert seconds > 0
+        if self.hangs:
+            return False
+        self.gpu.stream_of(stream).sync()
+        return True
+
+
+class PretendBackend:
+    """As the TensorRT backend, its network computed on the host between the played kernels."""
+
+    name, device, precision = "tensorrt", "cuda:0", "fp32"
+
+    def __init__(self, gpu, engine, dtype=np.float32):
+        self.gpu, self.engine, self.dtype = gpu, engine, dtype
+        self.closed = False
+        self.refuses = False
+        self.input = np.zeros((SIZE, SIZE), np.float32)
+        with gpu.current():
+            self.stream = gpu.stream()
+            self.image, self.patch, self.mask = (
+                Tensor(gpu, shape, dtype) for shape in ((1, 1, SIZE, SIZE), (1, GRID, GRID), (1, SIZE, SIZE))
+            )
+
+    def infer(self):
+        return network_output(self.input)
+
+    def film_graph(self, *, locate):
+        from ptxsdk.backends.film_graph import FilmGraph
+
+        return FilmGraph(
+            self.gpu, self.stream, network=self.launch, image=self.image, patch=self.patch, mask=self.mask,
+            engine=self.engine, locate=locate,
+        )  # fmt: skip
+
+    def launch(self, stream):
+        self.gpu.require_current()
+        self.stream.pending.append(self._run)
+        return not self.refuses
+
+    def _run(self):
+        image = self.image.on_device()[0, 0].astype(np.float32)
+        self.patch.on_device()[0], self.mask.on_device()[0] = network_output(image)
+
+    def clone(self):
+        return PretendBackend(self.gpu, self.engine, self.dtype)
+
+    def crew(self):
+        return self.clone(), self.clone()
+
+    def close(self):
+        self.closed = True
+
+
+class Tensor:
+    def __init__(self, gpu, shape, dtype):
+        self.host = np.zeros(shape, dtype)
+        self.device = gpu.allocate(self.host.nbytes, stream=None)
+
+    def on_device(self):
+        return self.device.memory.view(self.host.dtype).reshape(self.host.shape)
 
 
 class PretendEngine:
@@ -141,9 +274,7 @@ class PretendContext:
 
     def execute_async_v3(self, stream_handle):
         self.engine.gpu.require_current()
-        assert stream_handle == Stream.handle
-        stream = next(stream for stream in self.engine.gpu.streams if stream.pending)
-        stream.pending.append(self._run)
+        self.engine.gpu.stream_of(stream_handle).pending.append(self._run)
         return not self.engine.fails
 
     def _run(self):
