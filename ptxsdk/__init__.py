@@ -24,6 +24,7 @@ from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window
 from ptxsdk.readers import read
+from ptxsdk.readers.limits import Limits
 from ptxsdk.writers import dicom_objects, write_dicom
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "GatePolicy",
     "Geometry",
     "InputError",
+    "Limits",
     "LookupTable",
     "OperatingPoint",
     "OutOfScope",

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
 from typing import Literal, overload
@@ -18,12 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk import backends, gate, readers
+from ptxsdk.deadline import NO_DEADLINE, Deadline, within
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.pipeline import Run, pipeline_around
 from ptxsdk.radiograph import Display, Radiograph, Window
+from ptxsdk.readers.limits import Limits
+from ptxsdk.readers.reading import Decode, Reading
 
 _LOGGER = logging.getLogger("ptxsdk")
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
@@ -60,6 +64,11 @@ class Detector:
     trusted_keys : sequence of bytes, optional
         Ed25519 public keys, 32 raw bytes or PEM.  If given, the engine must be signed by one of them; an empty
         sequence trusts no engine.
+    limits : Limits, optional
+        What the reading of one film may take of size, time and memory.
+    decode : {"helper", "in_process"}
+        Where the codecs of compressed films run: in a helper process, which is started with the first such film and
+        takes nobody with it when it hangs or crashes; or in this process, for films that are trusted.
 
     Raises
     ------
@@ -83,6 +92,8 @@ class Detector:
         gate_policy: GatePolicy | None = None,
         threads: int = 0,
         trusted_keys: Sequence[bytes] | None = None,
+        limits: Limits | None = None,
+        decode: Decode = "helper",
     ) -> None:
         if profile not in ("cade", "triage"):
             raise DetectorError("detector.option", f"profile {profile!r} is not cade or triage")
@@ -90,6 +101,10 @@ class Detector:
             engine = Engine.default_path()
         if gate_policy is not None and not isinstance(gate_policy, GatePolicy):
             raise DetectorError("detector.option", "gate_policy is not a GatePolicy")
+        if limits is not None and not isinstance(limits, Limits):
+            raise DetectorError("detector.option", "limits are not Limits")
+        if decode not in ("helper", "in_process"):
+            raise DetectorError("detector.option", f"decode {decode!r} is not helper or in_process")
         if not isinstance(engine, Engine):
             engine = Engine.open(engine, trusted_keys=trusted_keys or (), require_signature=trusted_keys is not None)
         elif trusted_keys is not None:
@@ -97,6 +112,7 @@ class Detector:
         self._engine = engine
         self._profile = profile
         self._policy = gate_policy or GatePolicy()
+        self._reading = Reading(limits or Limits(), decode)
         self._threads = threads
         self._operating_point = _choose_operating_point(engine, operating_point)
         self._lock = threading.Lock()
@@ -142,13 +158,18 @@ class Detector:
         """Precision that the network runs in."""
         return self._backend.precision
 
-    def predict(self, image: object) -> Detection:
+    def predict(self, image: object, *, timeout: float | None = None) -> Detection:
         """Score one film.
 
         Parameters
         ----------
         image : path, bytes, pydicom Dataset, ndarray or Radiograph
             DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.
+        timeout : float, optional
+            Seconds after which the call returns, whatever the film, the disk or the device does.  Work then given up
+            is stopped at its next stage, a codec at once; a network that is running cannot be stopped, its result is
+            thrown away, and the next call waits for its end within its own time.  Memory of the caller's is copied
+            first, but for arrays on a device, which must live on until the detector is called again or closed.
 
         Returns
         -------
@@ -164,20 +185,28 @@ class Detector:
         BackendError
             The network failed or produced numbers that are not finite.
         DetectorError
-            ``detector.closed`` or ``detector.forked``.
+            ``detector.closed`` or ``detector.forked``; ``detector.timeout``.
         """
         self._check_usable()
+        if timeout is None:
+            return self._predict(image, NO_DEADLINE)
+        if not _is_timeout(timeout):
+            raise DetectorError("detector.option", f"timeout {timeout!r} is not a positive number of seconds")
+        owned = _own_memory(image, self._reading.limits)
+        return within(timeout, lambda deadline: self._predict(owned, deadline))
+
+    def _predict(self, image: object, deadline: Deadline) -> Detection:
         started = perf_counter()
         try:
-            film = readers.read(image)
+            film = readers.read_as(image, replace(self._reading, deadline=deadline))
             header_started = perf_counter()
             checks = gate.check_header(film, self._policy)
             gate.enforce(checks)
             header_ended = perf_counter()
-            with self._lock:
+            with deadline.holding(self._lock):
                 self._check_usable()
                 return self._score(
-                    film, checks, started, read=header_started - started, header=header_ended - header_started
+                    film, checks, started, deadline, read=header_started - started, header=header_ended - header_started
                 )
         except MemoryError:
             raise InputError("input.too_large", "there is not enough memory for this film") from None
@@ -370,12 +399,20 @@ class Detector:
             raise DetectorError("detector.forked", "make the detector after the fork, in the process that uses it")
 
     def _score(
-        self, film: Radiograph, checks: tuple[Check, ...], started: float, *, read: float, header: float
+        self,
+        film: Radiograph,
+        checks: tuple[Check, ...],
+        started: float,
+        deadline: Deadline,
+        *,
+        read: float,
+        header: float,
     ) -> Detection:
         passed = checks
 
         def check(shown: npt.NDArray[np.float32]) -> None:
             nonlocal passed
+            deadline.check()
             passed += gate.check_content(shown, self._policy)
             gate.enforce(passed)
 
@@ -436,6 +473,20 @@ class Detector:
 def _own(image: object) -> object:
     """Return a film that its producer may not change any more: a batch reads ahead, and buffers are used again."""
     return image.copy() if isinstance(image, np.ndarray) else image
+
+
+def _own_memory(image: object, limits: Limits) -> object:
+    """Return a film that stays as it is when the caller goes on without waiting, and frees its memory."""
+    if isinstance(image, (bytearray, memoryview)):
+        limits.check_file(memoryview(image).nbytes)
+        return bytes(image)
+    if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
+        return replace(image, pixels=image.pixels.copy())
+    return _own(image)
+
+
+def _is_timeout(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= threading.TIMEOUT_MAX
 
 
 def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 // What the fuzz targets share: reading choices out of the fuzzer's bytes, memory without a spare byte.
 //
-// A target is one function of bytes, as libFuzzer calls it.  Without libFuzzer (GCC, and the sanitizer runs of the CI)
-// fuzz_main.cpp plays seeded random bytes and the files named on the command line.
+// A target is one function of bytes, as libFuzzer calls it.  Without libFuzzer (GCC, and the sanitizer runs
+// of the CI) fuzz_main.cpp plays seeded random bytes and the files named on the command line.
 #pragma once
 
 #include <cstddef>

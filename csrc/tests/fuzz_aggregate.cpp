@@ -1,5 +1,5 @@
-// Fuzz target: aggregate with any logits, geometry and parameters.  It throws NotFinite or std::invalid_argument, or
-// its regions lie in the film and its logit is finite.
+// Fuzz target: aggregate with any logits, geometry and parameters.  It throws NotFinite or
+// std::invalid_argument, or its regions lie in the film and its logit is finite.
 #include <array>
 #include <cmath>
 #include <vector>
@@ -20,8 +20,10 @@ float some_logit(std::uint8_t byte) {
 void check(const Aggregation& found, const FilmGeometry& film, const AggregateParameters& parameters) {
     fuzz::expect(std::isfinite(found.logit), "the logit is finite");
     for (const MapRegion& region : found.regions) {
-        fuzz::expect(region.x0 >= 0 && region.x0 < region.x1 && region.x1 <= film.source_columns, "x in the film");
-        fuzz::expect(region.y0 >= 0 && region.y0 < region.y1 && region.y1 <= film.source_rows, "y in the film");
+        fuzz::expect(region.x0 >= 0 && region.x0 < region.x1 && region.x1 <= film.source_columns,
+                     "x in the film");
+        fuzz::expect(region.y0 >= 0 && region.y0 < region.y1 && region.y1 <= film.source_rows,
+                     "y in the film");
         fuzz::expect(region.area_px > 0, "a region has an area");
         fuzz::expect(region.probability >= 0 && region.probability <= 1, "a probability");
         fuzz::expect(region.outline.empty() != parameters.want_outlines, "outlines as wanted");
@@ -35,8 +37,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const int rows = bytes.within(0, 40), columns = bytes.within(0, 40), patches = bytes.within(0, 70);
     FilmGeometry film{bytes.within(1, 9000), bytes.within(1, 9000), 0, 0, columns, rows};
     if (bytes.flag())
-        film = {bytes.take<std::int32_t>(), bytes.within(-1, 300), bytes.within(-1, 41), bytes.within(-1, 41),
-                bytes.within(-1, 41), bytes.within(-1, 41)};
+        film = {bytes.take<std::int32_t>(), bytes.within(-1, 300), bytes.within(-1, 41),
+                bytes.within(-1, 41),       bytes.within(-1, 41),  bytes.within(-1, 41)};
     AggregateParameters parameters;
     parameters.method = std::array{ScoreMethod::noisy_or, ScoreMethod::paper_098, ScoreMethod::top_k,
                                    ScoreMethod::max}[static_cast<std::size_t>(bytes.within(0, 3))];

@@ -1,4 +1,5 @@
-// Runs a fuzz target without libFuzzer: `target RUNS SEED` plays seeded random bytes, `target FILE...` plays files.
+// Runs a fuzz target without libFuzzer: `target RUNS SEED` plays seeded random bytes, `target FILE...` plays
+// files.
 #include <cctype>
 #include <fstream>
 #include <iterator>

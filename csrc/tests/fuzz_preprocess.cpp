@@ -1,5 +1,6 @@
-// Fuzz target: preprocess with any shape, stride, alignment, type and parameter.  It throws std::invalid_argument or
-// fills the target with values that its parameters allow, touching nothing else, on one thread as on three.
+// Fuzz target: preprocess with any shape, stride, alignment, type and parameter.  It throws
+// std::invalid_argument or fills the target with values that its parameters allow, touching nothing else, on
+// one thread as on three.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -42,8 +43,8 @@ float some_float(fuzz::Bytes& bytes) {
 
 PreprocessParameters some_parameters(fuzz::Bytes& bytes, StoredType type, std::vector<float>& table) {
     PreprocessParameters parameters;
-    parameters.transfer = std::array{Transfer::linear, Transfer::sigmoid, Transfer::table}[
-        static_cast<std::size_t>(bytes.within(0, 2))];
+    parameters.transfer = std::array{Transfer::linear, Transfer::sigmoid,
+                                     Transfer::table}[static_cast<std::size_t>(bytes.within(0, 2))];
     parameters.low = some_float(bytes);
     parameters.high = bytes.flag() ? parameters.low + std::abs(some_float(bytes)) : some_float(bytes);
     parameters.invert = bytes.flag();
@@ -107,10 +108,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
     const SourceImage image{source.data() - extent.low, type, rows, columns, row_stride, column_stride};
     const auto run = [&](fuzz::Exact& memory) {
-        return preprocess(image, {memory.data(), half ? TensorType::f16 : TensorType::f32, target_rows,
-                                  target_columns, target_stride}, content, parameters);
+        return preprocess(image,
+                          {memory.data(), half ? TensorType::f16 : TensorType::f32, target_rows,
+                           target_columns, target_stride},
+                          content, parameters);
     };
-    const auto target_size = static_cast<std::size_t>(target_stride * (target_rows - 1) + cell * target_columns);
+    const auto target_size =
+        static_cast<std::size_t>(target_stride * (target_rows - 1) + cell * target_columns);
     fuzz::Exact target(target_size, 0);
     std::memset(target.data(), 0x7F, target_size);
     bool finite = false;
@@ -121,8 +125,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     fuzz::expect(finite || type == StoredType::f32, "integers are finite");
     if (!finite) return 0;
-    check_values(target.data(), {nullptr, half ? TensorType::f16 : TensorType::f32, target_rows, target_columns,
-                                 target_stride}, parameters);
+    check_values(
+        target.data(),
+        {nullptr, half ? TensorType::f16 : TensorType::f32, target_rows, target_columns, target_stride},
+        parameters);
     if (also_threaded) {
         fuzz::Exact other(target_size, 0);
         std::memset(other.data(), 0x7F, target_size);

@@ -11,8 +11,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const int rows = bytes.within(0, 12), columns = bytes.within(0, 12);
     FilmGeometry film{bytes.within(0, 500), bytes.within(0, 500), 0, 0, columns, rows};
     if (bytes.flag())
-        film = {bytes.within(0, 9), bytes.within(0, 9), bytes.within(-1, 13), bytes.within(-1, 13),
-                bytes.within(-1, 13), bytes.within(-1, 13)};
+        film = {bytes.within(0, 9),   bytes.within(0, 9),   bytes.within(-1, 13),
+                bytes.within(-1, 13), bytes.within(-1, 13), bytes.within(-1, 13)};
     std::vector<float> mask(static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
     for (float& z : mask) z = bytes.flag() ? 2.0F : -2.0F;
     const bool with_map = bytes.flag();
@@ -34,13 +34,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             record.y1 = bytes.within(-1, 13);
         }
     }
-    const std::size_t length =
-        offsetof(cuda::AggregateResult, records) + static_cast<std::size_t>(records) * sizeof(cuda::RegionRecord);
+    const std::size_t length = offsetof(cuda::AggregateResult, records) +
+                               static_cast<std::size_t>(records) * sizeof(cuda::RegionRecord);
     const MaskLogits map{with_map ? std::span<const float>(mask) : std::span<const float>(), rows, columns};
     const double low = bytes.flag() ? 0.5 : bytes.take<double>();
     try {
-        cuda::read_result({reinterpret_cast<const std::byte*>(&result), length}, film, map, ScoreMethod::noisy_or,
-                          low);
+        cuda::read_result({reinterpret_cast<const std::byte*>(&result), length}, film, map,
+                          ScoreMethod::noisy_or, low);
     } catch (const NotFinite&) {
     } catch (const std::invalid_argument&) {
     }

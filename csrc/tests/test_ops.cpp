@@ -38,12 +38,18 @@ struct Film {
     int rows, columns;
     std::vector<std::uint16_t> pixels;
 
-    Film(int r, int c) : rows(r), columns(c), pixels(static_cast<std::size_t>(r) * static_cast<std::size_t>(c)) {
-        for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<std::uint16_t>(i * 2654435761u >> 16);
+    Film(int r, int c)
+        : rows(r), columns(c), pixels(static_cast<std::size_t>(r) * static_cast<std::size_t>(c)) {
+        for (std::size_t i = 0; i < pixels.size(); ++i)
+            pixels[i] = static_cast<std::uint16_t>(i * 2654435761u >> 16);
     }
     SourceImage image() const {
-        return {reinterpret_cast<const std::byte*>(pixels.data()), StoredType::u16, rows, columns,
-                static_cast<std::ptrdiff_t>(columns) * 2, 2};
+        return {reinterpret_cast<const std::byte*>(pixels.data()),
+                StoredType::u16,
+                rows,
+                columns,
+                static_cast<std::ptrdiff_t>(columns) * 2,
+                2};
     }
 };
 
@@ -53,7 +59,8 @@ std::vector<float> preprocessed(const Film& film, int side, int threads, Isa isa
     parameters.high = 65535;
     parameters.threads = threads;
     parameters.isa = isa;
-    const TargetTensor target{reinterpret_cast<std::byte*>(out.data()), TensorType::f32, side, side, side * 4};
+    const TargetTensor target{reinterpret_cast<std::byte*>(out.data()), TensorType::f32, side, side,
+                              side * 4};
     check(preprocess(film.image(), target, {0, 0, side, side}, parameters), "an integer film is finite");
     return out;
 }
@@ -61,7 +68,8 @@ std::vector<float> preprocessed(const Film& film, int side, int threads, Isa isa
 void test_threads_change_nothing() {
     const Film film(1031, 517);
     const auto one = preprocessed(film, 96, 1);
-    for (const int threads : {2, 3, 7, 16}) check(preprocessed(film, 96, threads) == one, "threads change nothing");
+    for (const int threads : {2, 3, 7, 16})
+        check(preprocessed(film, 96, threads) == one, "threads change nothing");
 }
 
 void test_many_callers_at_once() {
@@ -98,6 +106,9 @@ void test_preprocess_refuses() {
     PreprocessParameters flat;
     flat.high = flat.low;
     check(refuses({0, 0, 4, 4}, flat), "a window without width");
+    PreprocessParameters endless;
+    endless.low = -1.7e38;
+    check(refuses({0, 0, 4, 4}, endless), "a window whose sums would overflow");
     PreprocessParameters tableless;
     tableless.transfer = Transfer::table;
     check(refuses({0, 0, 4, 4}, tableless), "a table that is missing");
@@ -111,9 +122,25 @@ void test_a_table_leaves_the_window_unread() {
     parameters.transfer = Transfer::table;
     parameters.table = table.data();
     parameters.low = parameters.high = std::numeric_limits<double>::quiet_NaN();
-    preprocess(film.image(), {reinterpret_cast<std::byte*>(out.data()), TensorType::f32, 4, 4, 16}, {0, 0, 4, 4},
-               parameters);
+    preprocess(film.image(), {reinterpret_cast<std::byte*>(out.data()), TensorType::f32, 4, 4, 16},
+               {0, 0, 4, 4}, parameters);
     check(out == std::vector<float>(16, 0.5F), "a table's value everywhere");
+}
+
+void test_a_window_too_narrow_for_float32_is_a_step() {
+    Film film(4, 4);
+    film.pixels.assign(film.pixels.size(), 0);
+    film.pixels[5] = 7;
+    std::vector<float> out(16);
+    PreprocessParameters parameters;
+    for (const double width : {1e-300, 1e-30, 1e-12}) {
+        parameters.low = -width;
+        parameters.high = width / 2;
+        preprocess(film.image(), {reinterpret_cast<std::byte*>(out.data()), TensorType::f32, 4, 4, 16},
+                   {0, 0, 4, 4}, parameters);
+        for (std::size_t i = 0; i < out.size(); ++i)
+            check(out[i] >= 0 && out[i] <= 1 && (i != 5 || out[i] == 1), "black or white, never NaN");
+    }
 }
 
 const FilmGeometry kFilm{80, 60, 0, 0, 6, 8};
@@ -155,8 +182,16 @@ void test_results_of_a_broken_device() {
         const auto* bytes = reinterpret_cast<const std::byte*>(&result);
         return cuda::read_result({bytes, sizeof result}, kFilm, {mask, 8, 6}, ScoreMethod::max, 0.5);
     };
-    cuda::RegionRecord whole{.area = 48, .first = 0, .x0 = 0, .y0 = 0, .x1 = 6, .y1 = 8, .twice_x = 288,
-                             .twice_y = 384, .peak = cuda::peak_key(3.0F, 0), .probability = 0};
+    cuda::RegionRecord whole{.area = 48,
+                             .first = 0,
+                             .x0 = 0,
+                             .y0 = 0,
+                             .x1 = 6,
+                             .y1 = 8,
+                             .twice_x = 288,
+                             .twice_y = 384,
+                             .peak = cuda::peak_key(3.0F, 0),
+                             .probability = 0};
     check(read(whole).has_value(), "a sound record");
     const auto refused = [&](const char* what, auto change) {
         cuda::RegionRecord record = whole;
@@ -178,6 +213,7 @@ int main() {
     test_a_uniform_film_stays_uniform();
     test_preprocess_refuses();
     test_a_table_leaves_the_window_unread();
+    test_a_window_too_narrow_for_float32_is_a_step();
     test_regions();
     test_aggregate_refuses();
     test_results_of_a_broken_device();

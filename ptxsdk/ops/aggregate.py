@@ -159,7 +159,7 @@ def regions_of(
     Raises
     ------
     BackendError
-        ``backend.not_finite``.
+        ``backend.not_finite``; ``backend.failed``: the result makes no sense.
     """
     try:
         found = _core.aggregate_of_result(
@@ -173,6 +173,8 @@ def regions_of(
         )
     except _core.NotFiniteError as error:
         raise BackendError("backend.not_finite", str(error)) from None
+    except ValueError as error:
+        raise BackendError("backend.failed", f"the device's result makes no sense: {error}") from None
     if found is None:
         return aggregate(
             *logits(),
