@@ -39,7 +39,9 @@ def films(folder: Path) -> list[object]:
     chests = [make_chest((640 + 40 * i, 560), blob=(250, 150, 20 * i) if i else None) for i in range(4)]
     png = cv2.imencode(".png", chests[1])[1].tobytes()
     (folder / "film.png").write_bytes(png)
-    dicom = content(dataset(chests[2].astype(np.uint16) * 16, ViewPosition="AP", PatientAge="050Y", BodyPartExamined="CHEST"))
+    dicom = content(
+        dataset(chests[2].astype(np.uint16) * 16, ViewPosition="AP", PatientAge="050Y", BodyPartExamined="CHEST")
+    )
     (folder / "film.dcm").write_bytes(dicom)
     return [*chests, png, folder / "film.png", folder / "film.dcm", dicom[:-100], np.full((500, 500), 7, np.uint8)]
 

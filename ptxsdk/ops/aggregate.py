@@ -243,6 +243,8 @@ def _check_logits(name: str, logits: npt.NDArray[np.float32]) -> None:
         raise ValueError(f"{name} must have two dimensions and no empty one, not shape {logits.shape}")
     if not logits.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous; use numpy.ascontiguousarray")
+    if not logits.flags.aligned:
+        raise ValueError(f"{name} must be aligned; use numpy.require")
 
 
 def _side(x: float, columns: int, columns_toward: Side | None) -> Side | None:
