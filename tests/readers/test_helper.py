@@ -260,3 +260,25 @@ def test_it_works_without_standard_streams_and_with_sigchld_ignored(tmp_path):
         """,
     )
     assert (ended.stdout, ended.stderr) == ("read\n", "")
+
+
+def test_it_ends_with_a_host_that_is_killed_while_a_codec_hangs(tmp_path, monkeypatch):
+    """A helper in the midst of a codestream sees no closed socket."""
+    behave(monkeypatch, tmp_path, "while True: pass")
+    ended = host(
+        tmp_path,
+        f"""
+        import psutil, threading
+        from ptxsdk.readers import decoder
+        helper.close()
+        decoder.__file__ = {decoder.__file__!r}
+        threading.Thread(target=read, args=(png,), daemon=True).start()
+        while True:
+            busy = [c for c in psutil.Process().children() if c.status() == "running" and c.cpu_times().user > 0.5]
+            if busy:
+                print(busy[0].pid, flush=True)
+                os.kill(os.getpid(), 9)
+            time.sleep(0.05)
+        """,
+    )
+    assert gone(int(ended.stdout))
