@@ -36,6 +36,8 @@ rm -rf "$package"
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 export LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so) $(c++ -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0 PTXSDK_SANITIZE=address,undefined
-export PYTHONPATH=$package:$packages:tests/support
+root=$PWD
+export PYTHONPATH=$package:$packages:$root/tests/support
 "$python" -S tests/fuzz/fuzz_ops.py --runs $((runs / 10))
-"$python" -S -m pytest -q -p no:cacheprovider tests/ops
+cd build/sanitize  # `python -m` would find the checkout's package first
+"$python" -S -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/ops"

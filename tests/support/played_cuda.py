@@ -37,7 +37,8 @@ def module():
     watched = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else []
     subprocess.run(
         [compiler, *watched, "-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-fvisibility=hidden",
-         "-Wall", "-Wextra", "-Werror", *(f"-I{path}" for path in include), *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(target)],
+         "-Wall", "-Wextra", "-Werror", *(f"-I{path}" for path in include),
+         *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(target)],
         check=True,
     )  # fmt: skip
     spec = importlib.util.spec_from_file_location("_cuda", target)
