@@ -1,11 +1,13 @@
-# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | gpu-check | bench | wheel | test-aarch64
-#      trace | lock | licences | vulnerabilities | reproducible
+# make demo | test | test-slow | dicom-matrix | lint | lint-tensorrt | fuzz | sanitize | gpu-check | bench | wheel
+#      test-aarch64 | trace | lock | licences | vulnerabilities | reproducible
 
 PYTHON ?= python3
+SECONDS ?= 60
+FUZZ := dicom image engine manifest json ops
 BENCHMARKS := preprocess aggregate predict precision batch
 
-.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt format gpu-check bench wheel test-aarch64
-.PHONY: trace lock licences vulnerabilities reproducible
+.PHONY: demo test test-slow dicom-matrix lint lint-tensorrt fuzz sanitize sanitize-short format gpu-check bench wheel
+.PHONY: test-aarch64 trace lock licences vulnerabilities reproducible
 
 demo:  ## install, then score the example films and write overlays to out/
 	$(PYTHON) -m pip install .
@@ -31,6 +33,22 @@ lint-tensorrt:  ## the TensorRT backend's types against TensorRT 10, 11 and RTX;
 	for name in 10.3 10 11 rtx; do \
 	  $(PYTHON) tools/tensorrt_stubs.py $$name build/stubs/$$name && MYPYPATH=build/stubs/$$name mypy || exit 1; \
 	done
+
+fuzz:  ## each target for SECONDS, docs/fuzzing.md; needs the extras 'test' and 'fuzz', and Clang for the C++ targets
+	for name in $(FUZZ); do mkdir -p build/fuzz/$$name && PYTHONPATH=tests/support $(PYTHON) tests/fuzz/fuzz_$$name.py \
+	  -max_total_time=$(SECONDS) -timeout=25 -max_len=20000 -artifact_prefix=build/fuzz/ build/fuzz/$$name || exit 1; done
+	if command -v clang++ >/dev/null; then \
+	  CXX=clang++ cmake -S csrc/tests -B build/libfuzzer -DPTXSDK_LIBFUZZER=ON -DPTXSDK_SANITIZE=address,undefined && \
+	  cmake --build build/libfuzzer && for name in preprocess aggregate result; do \
+	    mkdir -p build/fuzz/$$name && build/libfuzzer/fuzz_$$name -max_total_time=$(SECONDS) -timeout=25 -max_len=1024 \
+	      -artifact_prefix=build/fuzz/ build/fuzz/$$name $$(ls -d tests/fuzz/corpus/$$name 2>/dev/null) || exit 1; done; \
+	fi
+
+sanitize:  ## the C++ and its bindings under ASan, UBSan and TSan; needs the extra 'test'
+	PYTHON=$(PYTHON) tools/sanitize.sh 500000
+
+sanitize-short:  ## the part of it that a CI run has time for
+	tools/sanitize.sh 20000 short
 
 format:
 	ruff check --fix .

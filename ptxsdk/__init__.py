@@ -27,6 +27,7 @@ from ptxsdk.gate import GatePolicy
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, Window
 from ptxsdk.readers import read
+from ptxsdk.readers.limits import Limits
 from ptxsdk.rollback import RollbackCounter, RollbackFile
 from ptxsdk.writers import dicom_objects, write_dicom
 
@@ -50,6 +51,7 @@ __all__ = [
     "GatePolicy",
     "Geometry",
     "InputError",
+    "Limits",
     "LookupTable",
     "NodeError",
     "OperatingPoint",

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast, overload
@@ -21,12 +22,15 @@ import numpy.typing as npt
 from ptxsdk import audit as audit_log
 from ptxsdk import backends, gate, readers
 from ptxsdk import rollback as rollback_state
+from ptxsdk.deadline import NO_DEADLINE, Deadline, within
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
 from ptxsdk.engine import Engine, GoldenVector
 from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.pipeline import Pipeline, Run, pipeline_around
 from ptxsdk.radiograph import Display, Radiograph, Window
+from ptxsdk.readers.limits import Limits
+from ptxsdk.readers.reading import Decode, Reading
 
 _LOGGER = logging.getLogger("ptxsdk")
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
@@ -112,6 +116,11 @@ class Detector:
     audit : AuditChain or callable, optional
         Gets a record of every start and every film, scored or not: an `AuditFile`, or a sink as in `AuditChain`.  A
         sink that fails means that no result is returned.
+    limits : Limits, optional
+        What the reading of one film may take of size, time and memory.
+    decode : {"helper", "in_process"}
+        Where the codecs of compressed films run: in a helper process, which is started with the first such film and
+        takes nobody with it when it hangs or crashes; or in this process, for films that are trusted.
 
     Raises
     ------
@@ -141,6 +150,8 @@ class Detector:
         require_signature: bool = False,
         rollback: str | os.PathLike[str] | rollback_state.RollbackCounter | None = None,
         audit: audit_log.AuditChain | audit_log.Sink | None = None,
+        limits: Limits | None = None,
+        decode: Decode = "helper",
     ) -> None:
         if profile not in ("cade", "triage"):
             raise DetectorError("detector.option", f"profile {profile!r} is not cade or triage")
@@ -150,6 +161,10 @@ class Detector:
             raise DetectorError("detector.option", "gate_policy is not a GatePolicy")
         signed = require_signature or trusted_keys is not None
         counter = rollback_state.counter_of(rollback, signed=signed)
+        if limits is not None and not isinstance(limits, Limits):
+            raise DetectorError("detector.option", "limits are not Limits")
+        if decode not in ("helper", "in_process"):
+            raise DetectorError("detector.option", f"decode {decode!r} is not helper or in_process")
         if not isinstance(engine, Engine):
             engine = Engine.open(engine, trusted_keys=trusted_keys or (), require_signature=signed)
         elif signed:
@@ -159,6 +174,7 @@ class Detector:
         self._engine = engine
         self._profile = profile
         self._policy = gate_policy or GatePolicy()
+        self._reading = Reading(limits or Limits(), decode)
         self._threads = threads
         self._operating_point = _choose_operating_point(engine, operating_point)
         self._lock = threading.Lock()
@@ -217,7 +233,7 @@ class Detector:
         return self._backend.precision
 
     @_audited
-    def predict(self, image: object) -> Detection:
+    def predict(self, image: object, *, timeout: float | None = None) -> Detection:
         """Score one film.
 
         Parameters
@@ -225,6 +241,11 @@ class Detector:
         image : path, bytes, pydicom Dataset, ndarray, device array or Radiograph
             DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.  An array on a
             CUDA device needs a detector on that device.
+        timeout : float, optional
+            Seconds after which the call returns, whatever the film, the disk or the device does.  Work then given up
+            is stopped at its next stage, a codec at once; a network that is running cannot be stopped, its result is
+            thrown away, and the next call waits for its end within its own time.  Memory of the caller's is copied
+            first, but for arrays on a device, which must live on until the detector is called again or closed.
 
         Returns
         -------
@@ -241,22 +262,30 @@ class Detector:
         BackendError
             The network failed or produced numbers that are not finite.
         DetectorError
-            ``detector.closed`` or ``detector.forked``.
+            ``detector.closed`` or ``detector.forked``; ``detector.timeout``.
         AuditError
             The film's record could not be kept; its score is not returned.
         """
         self._check_usable()
+        if timeout is None:
+            return self._predict(image, NO_DEADLINE)
+        if not _is_timeout(timeout):
+            raise DetectorError("detector.option", f"timeout {timeout!r} is not a positive number of seconds")
+        owned = _own_memory(image, self._reading.limits)
+        return within(timeout, lambda deadline: self._predict(owned, deadline))
+
+    def _predict(self, image: object, deadline: Deadline) -> Detection:
         started = perf_counter()
         try:
-            film = readers.read(image)
+            film = readers.read_as(image, replace(self._reading, deadline=deadline))
             header_started = perf_counter()
             checks = gate.check_header(film, self._policy)
             self._enforce(checks)
             header_ended = perf_counter()
-            with self._lock:
+            with deadline.holding(self._lock):
                 self._check_usable()
                 return self._score(
-                    film, checks, started, read=header_started - started, header=header_ended - header_started
+                    film, checks, started, deadline, read=header_started - started, header=header_ended - header_started
                 )
         except MemoryError:
             raise InputError("input.too_large", "there is not enough memory for this film") from None
@@ -469,12 +498,20 @@ class Detector:
             raise DetectorError("detector.forked", "make the detector after the fork, in the process that uses it")
 
     def _score(
-        self, film: Radiograph, checks: tuple[Check, ...], started: float, *, read: float, header: float
+        self,
+        film: Radiograph,
+        checks: tuple[Check, ...],
+        started: float,
+        deadline: Deadline,
+        *,
+        read: float,
+        header: float,
     ) -> Detection:
         passed = checks
 
         def check(shown: npt.NDArray[np.float32]) -> None:
             nonlocal passed
+            deadline.check()
             passed = (*checks, *gate.check_content(shown, self._policy))
             self._enforce(passed)
 
@@ -557,6 +594,20 @@ def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:
 def _own(image: object) -> object:
     """Return a film that its producer may not change any more: a batch reads ahead, and buffers are used again."""
     return image.copy() if isinstance(image, np.ndarray) else image
+
+
+def _own_memory(image: object, limits: Limits) -> object:
+    """Return a film that stays as it is when the caller goes on without waiting, and frees its memory."""
+    if isinstance(image, (bytearray, memoryview)):
+        limits.check_file(memoryview(image).nbytes)
+        return bytes(image)
+    if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
+        return replace(image, pixels=image.pixels.copy())
+    return _own(image)
+
+
+def _is_timeout(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= threading.TIMEOUT_MAX
 
 
 def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

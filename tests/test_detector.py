@@ -431,7 +431,7 @@ def test_no_memory_is_a_typed_error(detector, monkeypatch):
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("ptxsdk.readers.read", fail)
+    monkeypatch.setattr("ptxsdk.readers.read_as", fail)
     with pytest.raises(InputError) as raised:
         detector.predict(make_chest())
     assert raised.value.code == "input.too_large"

@@ -20,6 +20,9 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style>;
 
 std::span<const float> values(const Floats& array) {
+    // C-contiguous says nothing of where an array begins.
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0)
+        throw py::value_error("the logits are not aligned");
     return {array.data(), static_cast<std::size_t>(array.size())};
 }
 

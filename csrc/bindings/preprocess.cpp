@@ -73,6 +73,8 @@ bool preprocess_into(const py::array& target, const py::array& source, std::tupl
         const py::ssize_t entries = image.type == StoredType::u8 ? 256 : 65536;
         if (!table || table->ndim() != 1 || table->size() != entries)
             throw py::value_error("table must hold one float32 for every value of the source's type");
+        if (reinterpret_cast<std::uintptr_t>(table->data()) % alignof(float) != 0)
+            throw py::value_error("table is not aligned");
         parameters.table = table->data();
     }
     const auto [x0, y0, x1, y1] = content;

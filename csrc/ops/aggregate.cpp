@@ -450,6 +450,10 @@ std::vector<Point> trace_outline(const MaskLogits& mask, const FilmGeometry& fil
     const auto corner = [&film](std::int64_t x, std::int64_t y) {
         return to_source(film, static_cast<double>(x), static_cast<double>(y));
     };
+    // The first pixel of a region has none of it to its left or above: its upper left corner is on the
+    // outline.
+    require(inside(first_x, first_y) && !inside(first_x - 1, first_y) && !inside(first_x, first_y - 1),
+            "this is not the first pixel of a region");
     std::vector<Point> outline{corner(first_x, first_y)};
     std::int64_t x = first_x + 1;
     std::int64_t y = first_y;

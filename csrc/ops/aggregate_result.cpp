@@ -41,6 +41,18 @@ Moments moments_of(const RegionRecord& record, std::int64_t columns) {
             .probability = static_cast<double>(record.probability) / 4294967296.0};
 }
 
+// A device that fell over leaves anything behind: nothing is computed from a record outside the film.
+void check_record(const RegionRecord& record, const FilmGeometry& film, std::int64_t columns) {
+    const auto in_content = [&](std::int64_t pixel) {
+        const std::int64_t x = pixel % columns, y = pixel / columns;
+        return x >= film.x0 && x < film.x1 && y >= film.y0 && y < film.y1;
+    };
+    const bool sound = record.area > 0 && in_content(record.first) && in_content(peak_pixel(record.peak)) &&
+                       film.x0 <= record.x0 && record.x0 < record.x1 && record.x1 <= film.x1 &&
+                       film.y0 <= record.y0 && record.y0 < record.y1 && record.y1 <= film.y1;
+    if (!sound) throw std::invalid_argument("a region of the device's lies outside the film");
+}
+
 }  // namespace
 
 std::optional<Aggregation> read_result(std::span<const std::byte> bytes, const FilmGeometry& film,
@@ -53,9 +65,11 @@ std::optional<Aggregation> read_result(std::span<const std::byte> bytes, const F
     if ((result.flags & mask_not_finite) != 0) throw NotFinite("the mask logits hold NaN or infinity");
     if ((result.flags & too_many_regions) != 0 || head + result.regions * sizeof(RegionRecord) > bytes.size())
         return std::nullopt;
+    check_aggregate(1, mask.rows, mask.columns, film, {.high = low, .low = low});
     Aggregation found;
     found.logit = image_logit(result, method);
     for (std::uint32_t i = 0; i < result.regions; ++i) {
+        check_record(result.records[i], film, mask.columns);
         const Moments moments = moments_of(result.records[i], mask.columns);
         found.regions.push_back(describe(moments, film));
         if (!mask.values.empty())

@@ -76,7 +76,9 @@ class RowWorker {
           packed_(is_packed(source)),
           sums_(static_cast<std::size_t>(source.columns) + columns.width, 0.0f),
           scratch_(packed_ ? 0 : static_cast<std::size_t>(source.columns) * size_of(source.type)) {
-        ramp_ = make_ramp(source.type, parameters.low, parameters.high);
+        // A table leaves low and high unchecked.
+        if (parameters.transfer != Transfer::table)
+            ramp_ = make_ramp(source.type, parameters.low, parameters.high);
     }
 
     // Adds source row `row` to the column sums.  False: it holds a value that is not finite.

@@ -6,11 +6,24 @@
 #include <stdexcept>
 
 namespace ptxsdk {
+namespace {
+
+// Sums over the area of the largest film (2^26 pixels, a window twice as wide) stay within float32.
+constexpr double kLargestBound = 1e30;
+
+// A window too narrow for float32 is a step: its width must not vanish, or the display value is 0 / 0.
+Ramp with_width(Ramp ramp) {
+    if (!(ramp.high > ramp.low)) ramp.high = std::nextafter(ramp.low, HUGE_VALF);
+    return ramp;
+}
+
+}  // namespace
 
 Ramp make_ramp(StoredType type, double low, double high) {
     if (type == StoredType::f32) {
         const double base = static_cast<float>(low);
-        return {0, static_cast<float>(base), static_cast<float>(low - base), static_cast<float>(high - base)};
+        return with_width(
+            {0, static_cast<float>(base), static_cast<float>(low - base), static_cast<float>(high - base)});
     }
     const double lowest = type == StoredType::i16 ? -32768 : 0;
     const double highest = type == StoredType::u8 ? 255 : type == StoredType::i16 ? 32767 : 65535;
@@ -25,8 +38,8 @@ Ramp make_ramp(StoredType type, double low, double high) {
     // matter.
     constexpr double kLimit = 1 << 30;
     const double base = std::clamp(std::floor(low), -kLimit, kLimit);
-    return {static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base),
-            static_cast<float>(high - base)};
+    return with_width({static_cast<std::int32_t>(base), 0.0f, static_cast<float>(low - base),
+                       static_cast<float>(high - base)});
 }
 
 void check_preprocess(StoredType type, int rows, int columns, int target_rows, int target_columns,
@@ -42,6 +55,8 @@ void check_preprocess(StoredType type, int rows, int columns, int target_rows, i
             throw std::invalid_argument("a table serves integer sources only");
     } else if (!(parameters.high > parameters.low) || !std::isfinite(parameters.high - parameters.low)) {
         throw std::invalid_argument("low and high must be finite, low below high");
+    } else if (std::max(std::abs(parameters.low), std::abs(parameters.high)) > kLargestBound) {
+        throw std::invalid_argument("low and high must lie within 1e30 of 0");
     } else if (parameters.transfer == Transfer::sigmoid && type != StoredType::f32) {
         throw std::invalid_argument("integer sources take a sigmoid as a table");
     }

@@ -159,7 +159,7 @@ def regions_of(
     Raises
     ------
     BackendError
-        ``backend.not_finite``.
+        ``backend.not_finite``; ``backend.failed``: the result makes no sense.
     """
     try:
         found = _core.aggregate_of_result(
@@ -173,6 +173,8 @@ def regions_of(
         )
     except _core.NotFiniteError as error:
         raise BackendError("backend.not_finite", str(error)) from None
+    except ValueError as error:
+        raise BackendError("backend.failed", f"the device's result makes no sense: {error}") from None
     if found is None:
         return aggregate(
             *logits(),
@@ -241,6 +243,8 @@ def _check_logits(name: str, logits: npt.NDArray[np.float32]) -> None:
         raise ValueError(f"{name} must have two dimensions and no empty one, not shape {logits.shape}")
     if not logits.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous; use numpy.ascontiguousarray")
+    if not logits.flags.aligned:
+        raise ValueError(f"{name} must be aligned; use numpy.require")
 
 
 def _side(x: float, columns: int, columns_toward: Side | None) -> Side | None:

@@ -13,7 +13,7 @@ from ptxsdk.errors import InputError
 from ptxsdk.geometry import Geometry
 from ptxsdk.radiograph import Display, LookupTable
 
-_LARGEST = 1e36  # of a window's bound in stored values; beyond, float32 arithmetic would overflow
+_LARGEST = 1e30  # of a window's bound in stored values; beyond, sums in float32 would overflow
 
 
 def preprocess(

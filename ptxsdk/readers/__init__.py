@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ptxsdk.device_array import is_device_array
-from ptxsdk.errors import BackendError, InputError
+from ptxsdk.errors import BackendError, DetectorError, InputError
 from ptxsdk.radiograph import Radiograph
-from ptxsdk.readers.limits import MAX_FILE_BYTES
+from ptxsdk.readers import decoder
+from ptxsdk.readers.limits import Limits
+from ptxsdk.readers.reading import DEFAULT_READING, Decode, Reading
 
-__all__ = ["FILM_SUFFIXES", "load", "looks_like_film", "read"]
+__all__ = ["FILM_SUFFIXES", "load", "looks_like_film", "read", "read_as"]
 
 FILM_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """What films are called, where a folder is searched."""
@@ -26,12 +28,14 @@ def load() -> None:
     """Import the codecs and pydicom now, so that the first film does not wait for them."""
     import imagecodecs
 
-    for name in ("jpeg2k", "jpeg8", "jpegls", "packbits", "png", "tiff"):
+    for name in decoder.CODECS:
         getattr(imagecodecs, f"{name}_decode")  # each codec is loaded at its first mention
     importlib.import_module("pydicom.dataset")
 
 
-def read(source: object, *, name: str | None = None) -> Radiograph:
+def read(
+    source: object, *, name: str | None = None, limits: Limits | None = None, decode: Decode = "helper"
+) -> Radiograph:
     """Read one film.
 
     The content decides its format, never the file name: DICOM (with its preamble, or without when it starts like
@@ -44,6 +48,11 @@ def read(source: object, *, name: str | None = None) -> Radiograph:
         a Radiograph is returned as it is.
     name : str, optional
         What error messages call the source.  Paths are not quoted: they often name patients.
+    limits : Limits, optional
+        What the film may take; default: `Limits()`.
+    decode : {"helper", "in_process"}
+        Where codecs run: in a supervised helper process, started with the first compressed film, which cannot take
+        the caller with it; or here, for films that are trusted.
 
     Returns
     -------
@@ -55,8 +64,23 @@ def read(source: object, *, name: str | None = None) -> Radiograph:
     InputError
         ``input.*``, as listed in `ptxsdk.errors.CODES`; nothing else, whatever the content.
     """
+    return read_as(source, Reading(DEFAULT_READING.limits if limits is None else limits, decode), name=name)
+
+
+def read_as(source: object, reading: Reading, *, name: str | None = None) -> Radiograph:
+    """Read one film as `read` does, in this way and until its deadline.
+
+    Raises
+    ------
+    InputError
+        As `read`.
+    DetectorError
+        ``detector.timeout``.
+    """
     try:
-        return _read(source)
+        return _read(source, reading)
+    except DetectorError:
+        raise
     except InputError as error:
         if name is None:
             raise
@@ -68,22 +92,21 @@ def read(source: object, *, name: str | None = None) -> Radiograph:
         raise InputError("input.corrupt", f"{what} contradicts itself ({type(error).__name__})") from error
 
 
-def _read(source: object) -> Radiograph:
+def _read(source: object, reading: Reading) -> Radiograph:
     if isinstance(source, Radiograph):
         return source
     if isinstance(source, np.ndarray):
         return Radiograph.from_array(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         size = source.nbytes if isinstance(source, memoryview) else len(source)
-        if size > MAX_FILE_BYTES:
-            raise InputError("input.too_large", f"{size} bytes are over the limit of {MAX_FILE_BYTES}")
-        return _read_content(bytes(source))
+        reading.limits.check_file(size)
+        return _read_content(bytes(source), reading)
     if isinstance(source, (str, os.PathLike)):
-        return _read_content(_load(source))
+        return _read_content(_load(source, reading.limits), reading)
     if _is_dataset(source):
         from ptxsdk.readers import dicom
 
-        return dicom.read_dataset(source)
+        return dicom.read_dataset(source, reading)
     if is_device_array(source):
         try:
             return Radiograph.from_array(source)
@@ -102,7 +125,7 @@ def _is_dataset(source: object) -> bool:
     return module is not None and isinstance(source, module.Dataset)
 
 
-def _load(source: str | os.PathLike[str]) -> bytes:
+def _load(source: str | os.PathLike[str], limits: Limits) -> bytes:
     try:
         path = Path(source)
         status = path.stat()
@@ -110,11 +133,10 @@ def _load(source: str | os.PathLike[str]) -> bytes:
             raise InputError("input.is_directory", "the path names a directory; pass the files one by one")
         if not stat.S_ISREG(status.st_mode):
             raise InputError("input.unreadable", "the path names a device, pipe or socket, not a file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise InputError("input.too_large", f"{status.st_size} bytes are over the limit of {MAX_FILE_BYTES}")
+        limits.check_file(status.st_size)
         with path.open("rb") as file:
             # The file may grow between stat and read.
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(limits.file_bytes + 1)
     except FileNotFoundError:
         raise InputError("input.not_found", "there is no such file") from None
     except NotADirectoryError:
@@ -124,8 +146,7 @@ def _load(source: str | os.PathLike[str]) -> bytes:
         raise InputError("input.unreadable", f"{type(error).__name__}: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise InputError("input.not_found", f"not a valid path: {type(error).__name__}") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise InputError("input.too_large", f"the file is over the limit of {MAX_FILE_BYTES} bytes")
+    limits.check_file(len(content))
     return content
 
 
@@ -136,15 +157,15 @@ def looks_like_film(beginning: bytes) -> bool:
     return dicom.has_preamble(beginning) or image.reader_for(beginning) is not None
 
 
-def _read_content(content: bytes) -> Radiograph:
+def _read_content(content: bytes, reading: Reading) -> Radiograph:
     from ptxsdk.readers import dicom, image
 
     if not content:
         raise InputError("input.empty", "there is no content")
     if dicom.has_preamble(content):
-        return dicom.read_dicom(content)
+        return dicom.read_dicom(content, reading)
     if (reader := image.reader_for(content)) is not None:
-        return reader(content)
+        return reader(content, reading)
     if dicom.looks_like_dataset(content):
-        return dicom.read_dicom(content)
+        return dicom.read_dicom(content, reading)
     raise InputError("input.unknown_format", "the content is neither DICOM nor PNG, JPEG or TIFF")

@@ -11,19 +11,19 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.errors import InputError
-from ptxsdk.readers.limits import check_size
+from ptxsdk.readers.limits import DEFAULT_LIMITS, Limits
+from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
 Family = Literal["jpeg", "jpegls", "jpeg2000"]
 Array = npt.NDArray[np.generic]
 
-DECODER_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError)
-
+_CODECS: dict[Family, str] = {"jpeg": "jpeg8", "jpegls": "jpegls", "jpeg2000": "jpeg2k"}
 _SOF_LOSSLESS = 0xC3
 _SOF = frozenset({0xC0, 0xC1, 0xC2, _SOF_LOSSLESS})
 _SOF_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -58,8 +58,13 @@ class Measure:
     lossless: bool = False
     start: int = 0
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Bytes that a pixel takes, decoded."""
+        return self.components * (1 if self.precision <= 8 else 2)
 
-def measure(data: bytes, family: Family) -> Measure:
+
+def measure(data: bytes, family: Family, limits: Limits = DEFAULT_LIMITS) -> Measure:
     """Read size and precision from the header, and check that the codestream is complete.
 
     Raises
@@ -68,7 +73,7 @@ def measure(data: bytes, family: Family) -> Measure:
         ``input.truncated``, ``input.corrupt``, ``input.unsupported`` or ``input.too_large``.
     """
     try:
-        found = _measure_jpeg2000(data) if family == "jpeg2000" else _measure_jpeg(data)
+        found = _measure_jpeg2000(data, limits) if family == "jpeg2000" else _measure_jpeg(data)
     except (struct.error, IndexError):
         raise InputError("input.truncated", "the codestream ends inside its header") from None
     if found.components not in (1, 3, 4) or not 2 <= found.precision <= 16:
@@ -76,11 +81,13 @@ def measure(data: bytes, family: Family) -> Measure:
             "input.unsupported",
             f"the codestream has {found.components} components of {found.precision} bits",
         )
-    check_size(found.rows, found.columns, found.components * (1 if found.precision <= 8 else 2))
+    limits.check_size(found.rows, found.columns, found.bytes_per_pixel)
     return found
 
 
-def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -> Array:
+def decode(
+    data: bytes, family: Family, found: Measure, reading: Reading = DEFAULT_READING, *, gray: bool = False
+) -> Array:
     """Decode a measured codestream.
 
     Parameters
@@ -91,6 +98,8 @@ def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -
         Its kind.
     found : Measure
         What `measure` said of it.
+    reading : Reading
+        Where the codec runs, and for how long.
     gray : bool
         Return only the luminance of a colour JPEG.
 
@@ -102,21 +111,17 @@ def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -
     Raises
     ------
     InputError
-        ``input.truncated`` or ``input.corrupt``.
+        ``input.truncated`` or ``input.corrupt``; ``input.timeout``, ``input.too_large`` or ``input.decoder``.
+    DetectorError
+        ``detector.timeout``.
     """
-    import imagecodecs
+    options = {"outcolorspace": "grayscale"} if gray and family == "jpeg" else {}
+    most = found.rows * found.columns * found.bytes_per_pixel
 
-    decoder: Any
-    options: dict[str, str] = {}
-    if family == "jpeg":
-        decoder = imagecodecs.jpeg8_decode
-        options = {"outcolorspace": "grayscale"} if gray else {}
-    elif family == "jpegls":
-        decoder = imagecodecs.jpegls_decode
-    else:
-        decoder = imagecodecs.jpeg2k_decode
-        data = data[found.start :] if found.start else data
-    pixels = _run(decoder, data, options)
+    def run(codestream: bytes) -> Array:
+        return reading.decoded(_CODECS[family], codestream, most=most, **options)
+
+    pixels = run(data[found.start :] if found.start else data)
     expected = (found.rows, found.columns) + ((found.components,) if found.components > 1 and not gray else ())
     if pixels.shape != expected:
         raise InputError("input.corrupt", f"decoded to {pixels.shape}, the codestream's header says {expected}")
@@ -126,16 +131,9 @@ def decode(data: bytes, family: Family, found: Measure, *, gray: bool = False) -
         # Data after a complete scan is ignored; where the scan ended early the decoder would use it.  Fill bytes FF
         # before the end marker, as DCMTK writes, would make a marker of what follows (ITU-T T.81, B.1.1.2).
         longer = data[: _end_of_jpeg(data)].rstrip(b"\xff") + b"\x55\xaa\x13\x77" * 8 + b"\xff\xd9"
-        if not np.array_equal(pixels, _run(decoder, longer, options)):
+        if not np.array_equal(pixels, run(longer)):
             raise InputError("input.truncated", "the JPEG data end before the image does")
     return pixels
-
-
-def _run(decoder: Any, data: bytes, options: dict[str, str]) -> Array:
-    try:
-        return cast("Array", np.asarray(decoder(data, **options)))
-    except DECODER_ERRORS as error:
-        raise InputError("input.corrupt", f"the decoder refused the codestream: {error}") from error
 
 
 def _may_be_filled(pixels: Array) -> bool:
@@ -205,7 +203,7 @@ def _end_of_jpeg(data: bytes) -> int:
     return start
 
 
-def _measure_jpeg2000(data: bytes) -> Measure:
+def _measure_jpeg2000(data: bytes, limits: Limits) -> Measure:
     start = _jp2_codestream(data) if data[:4] == b"\x00\x00\x00\x0c" else 0
     if data[start : start + 4] != b"\xff\x4f\xff\x51":
         raise InputError("input.corrupt", "the codestream does not start like JPEG 2000")
@@ -214,7 +212,7 @@ def _measure_jpeg2000(data: bytes) -> Measure:
     if step_x != 1 or step_y != 1 or not tile_x or not tile_y:
         raise InputError("input.corrupt", "the JPEG 2000 image is subsampled or has empty tiles")
     measured = Measure(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80), start=start)
-    check_size(measured.rows, measured.columns, 1)
+    limits.check_size(measured.rows, measured.columns, 1)
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     _walk_tiles(data, start + 2, tiles)
     return measured

@@ -29,8 +29,8 @@ import numpy.typing as npt
 from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Display, LookupTable, Radiograph, VoiFunction, Window, estimate_window
 from ptxsdk.readers import codestream, elements
-from ptxsdk.readers.codestream import DECODER_ERRORS, Family
-from ptxsdk.readers.limits import check_size
+from ptxsdk.readers.codestream import Family
+from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
 Array = npt.NDArray[np.generic]
 
@@ -76,7 +76,7 @@ def has_preamble(content: bytes) -> bool:
 looks_like_dataset = elements.looks_like_dataset
 
 
-def read_dicom(content: bytes) -> Radiograph:
+def read_dicom(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     """Read a film from the content of a DICOM file.
 
     Raises
@@ -85,7 +85,7 @@ def read_dicom(content: bytes) -> Radiograph:
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported``, ``input.colour``,
         ``input.multi_frame`` or ``input.no_pixels``.
     """
-    found = elements.split(content)
+    found = elements.split(content, reading)
     header = _Header(found.dataset, little=found.little)
     pixels = found.pixels
     if pixels is not None and pixels.encapsulated and found.syntax in NATIVE:
@@ -94,10 +94,11 @@ def read_dicom(content: bytes) -> Radiograph:
         header,
         None if pixels is None else _Source(pixels.tag, pixels.vr, pixels.value, found.syntax, found.little, True),
         found.warnings,
+        reading,
     )
 
 
-def read_dataset(dataset: Any) -> Radiograph:
+def read_dataset(dataset: Any, reading: Reading = DEFAULT_READING) -> Radiograph:
     """Read a film from a pydicom Dataset, which is left as it is.
 
     Values that the Dataset has not converted yet are read raw, so pydicom neither warns nor changes the Dataset.
@@ -117,7 +118,7 @@ def read_dataset(dataset: Any) -> Radiograph:
             if not isinstance(value, (bytes, bytearray)):
                 raise InputError("input.unsupported", "Pixel Data are not held as bytes")
             source = _Source(tag, _vr(element), memoryview(value), syntax, little, False)
-    return _film(_without_pixels(header), source, ())
+    return _film(_without_pixels(header), source, (), reading)
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class _Bits:
         return 0, (1 << self.stored) - 1
 
 
-def _film(header: _Header, source: _Source | None, assumed: tuple[str, ...]) -> Radiograph:
+def _film(header: _Header, source: _Source | None, assumed: tuple[str, ...], reading: Reading) -> Radiograph:
     warnings = list(assumed)
     photometric = _check_one_gray_frame(header, source)
     assert source is not None  # noqa: S101 - just checked
@@ -274,8 +275,8 @@ def _film(header: _Header, source: _Source | None, assumed: tuple[str, ...]) -> 
     if rows is None or columns is None:
         raise InputError("input.corrupt", "Rows or Columns is missing")
     bits = _bits(header, warnings)
-    check_size(rows, columns, bits.allocated // 8)
-    pixels, actual = _pixels(header, source, rows, columns, bits, warnings)
+    reading.limits.check_size(rows, columns, bits.allocated // 8)
+    pixels, actual = _pixels(header, source, rows, columns, bits, warnings, reading)
     padding = _padding(header, bits, warnings)
     display = _display(header, pixels, bits, actual, padding, warnings)
     shape = header.text(0x20500020)
@@ -350,7 +351,7 @@ def _bits(header: _Header, warnings: list[str]) -> _Bits:
 
 
 def _pixels(
-    header: _Header, source: _Source, rows: int, columns: int, bits: _Bits, warnings: list[str]
+    header: _Header, source: _Source, rows: int, columns: int, bits: _Bits, warnings: list[str], reading: Reading
 ) -> tuple[Array, _Bits]:
     """Return the stored values, and the bits they really have."""
     if source.syntax in NATIVE:
@@ -361,8 +362,8 @@ def _pixels(
         raise InputError("input.unsupported", f"transfer syntax {source.syntax[:64]} is not read")
     data = _one_frame(source)
     if family is None:
-        return _stored(_rle(data, rows, columns, bits), bits, header, warnings), bits
-    found = codestream.measure(data, family)
+        return _stored(_rle(data, rows, columns, bits, reading), bits, header, warnings), bits
+    found = codestream.measure(data, family, reading.limits)
     if found.components != 1:
         raise InputError("input.colour", f"the codestream has {found.components} components")
     if (found.rows, found.columns) != (rows, columns):
@@ -379,7 +380,7 @@ def _pixels(
             f"bits.codestream: the codestream has {found.precision} bits, Bits Stored is {bits.stored}; "
             "the codestream decides"
         )
-    raw = codestream.decode(data, family, found)
+    raw = codestream.decode(data, family, found, reading)
     actual = replace(bits, stored=found.precision, high=found.precision - 1)
     return _signed_as_declared(raw, found.precision, bits), actual
 
@@ -415,10 +416,8 @@ def _native(source: _Source, rows: int, columns: int, bits: _Bits, warnings: lis
     return np.require(raw, np.uint16, ["A", "C"])
 
 
-def _rle(data: bytes, rows: int, columns: int, bits: _Bits) -> Array:
+def _rle(data: bytes, rows: int, columns: int, bits: _Bits, reading: Reading) -> Array:
     """Decode DICOM RLE (PS3.5 annex G): one PackBits segment a byte, most significant first."""
-    import imagecodecs
-
     planes = bits.allocated // 8
     if len(data) < 64:
         raise InputError("input.truncated", "the RLE data end inside their header")
@@ -431,17 +430,13 @@ def _rle(data: bytes, rows: int, columns: int, bits: _Bits) -> Array:
     size = rows * columns
     result = np.empty((rows, columns, planes), np.uint8)
     for plane in range(planes):
-        buffer = bytearray(size)
         segment = data[bounds[plane] : bounds[plane + 1]]
-        try:
-            decoded = imagecodecs.packbits_decode(segment, out=buffer)
-        except DECODER_ERRORS as error:
-            raise InputError("input.corrupt", f"an RLE segment cannot be decoded: {error}") from error
+        decoded = reading.decoded("packbits", segment, most=size, size=size)
         if len(decoded) < size:
             raise InputError("input.truncated", f"an RLE segment holds {len(decoded)} of {size} bytes")
         # The most significant byte comes first; in memory it comes last.
         little_plane = planes - 1 - plane
-        result[..., little_plane] = np.frombuffer(decoded, np.uint8, size).reshape(rows, columns)
+        result[..., little_plane] = decoded[:size].reshape(rows, columns)
     return result[..., 0] if planes == 1 else result.view("<u2")[..., 0].astype(np.uint16, copy=False)
 
 

@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptxsdk.errors import InputError
+from ptxsdk.readers.limits import DEFAULT_LIMITS, Limits
+from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
-MAX_HEADER_BYTES = 64 << 20
-MAX_ELEMENTS = 100_000
-MAX_DEPTH = 16
-MAX_INFLATE_RATIO = 100
 MIN_INFLATE_LIMIT = 1 << 20
-MAX_INFLATE_BYTES = 320 << 20
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -103,26 +100,28 @@ def looks_like_dataset(content: bytes) -> bool:
     return False
 
 
-def split(content: bytes) -> Elements:
+def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     """Split a DICOM file up to and including its pixels.
 
     Raises
     ------
     InputError
         ``input.truncated``, ``input.corrupt`` or ``input.too_large``.
+    DetectorError
+        ``detector.timeout``.
     """
     from pydicom.dataset import FileMetaDataset
 
     warnings: list[str] = []
     start = 132 if content[128:132] == b"DICM" else 0
-    meta = _Walk(content, start, implicit=False, little=True, only_group=2)
+    meta = _Walk(content, start, implicit=False, little=True, only_group=2, reading=reading)
     meta_elements = meta.run()
     syntax = _uid(meta_elements.get(_TRANSFER_SYNTAX))
     start = meta.position
     if syntax == DEFLATED:
-        content, start = _inflate(content, start), 0
+        content, start = _inflate(content, start, reading.limits), 0
     implicit, little = _encoding(content, start, syntax, warnings)
-    walk = _Walk(content, start, implicit=implicit, little=little)
+    walk = _Walk(content, start, implicit=implicit, little=little, reading=reading)
     elements = walk.run()
     if not elements and walk.pixels is None:
         raise InputError("input.truncated", "the DICOM file ends before its data set")
@@ -181,10 +180,13 @@ def _uid(element: Any) -> str:
     return str(value.decode("latin-1") if isinstance(value, bytes) else value).strip(" \0")
 
 
-def _inflate(content: bytes, start: int) -> bytes:
+def _inflate(content: bytes, start: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Inflate a deflated data set, at most 100:1 (small files: to 1 MiB) and never beyond a film and its header."""
     packed = memoryview(content)[start:]
-    limit = min(max(MAX_INFLATE_RATIO * len(packed), MIN_INFLATE_LIMIT), MAX_INFLATE_BYTES)
+    # What comes out is a file without the deflation, so a file's limit holds for it too.
+    limit = min(max(limits.inflate_ratio * len(packed), MIN_INFLATE_LIMIT), limits.file_bytes)
+    limits.check_memory(len(content))
+    limit = min(limit, limits.memory_bytes - len(content))
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = machine.decompress(packed, limit + 1)
@@ -243,7 +245,14 @@ class _Walk:
     """One pass over encoded elements with an explicit stack."""
 
     def __init__(
-        self, content: bytes, position: int, *, implicit: bool, little: bool, only_group: int | None = None
+        self,
+        content: bytes,
+        position: int,
+        *,
+        implicit: bool,
+        little: bool,
+        only_group: int | None = None,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
         from pydicom.datadict import dictionary_VR
         from pydicom.dataelem import DataElement, RawDataElement
@@ -256,6 +265,8 @@ class _Walk:
         self.implicit = implicit
         self.little = little
         self.only_group = only_group
+        self.limits = reading.limits
+        self.deadline = reading.deadline
         self.pixels: PixelElement | None = None
         self.warnings: list[str] = []
         self.count = 0
@@ -304,7 +315,9 @@ class _Walk:
             self._close()
             return True
         self.count += 1
-        if self.count > MAX_ELEMENTS or self.position - self.start > MAX_HEADER_BYTES:
+        if self.count % 1024 == 0:
+            self.deadline.check()
+        if self.count > self.limits.elements or self.position - self.start > self.limits.header_bytes:
             raise InputError("input.too_large", "the DICOM header has too many elements or bytes")
         if self.position + 8 > level.limit:
             raise _Broken("input.truncated", "the DICOM header ends inside an element")
@@ -389,8 +402,8 @@ class _Walk:
         end = None if length == _UNDEFINED else self.position + length
         if end is not None and end > level.limit:
             raise _Broken("input.truncated", f"a DICOM sequence or item of {length} bytes has no end")
-        if len(self.stack) > 2 * MAX_DEPTH:
-            raise InputError("input.corrupt", f"DICOM sequences are nested more than {MAX_DEPTH} deep")
+        if len(self.stack) > 2 * self.limits.sequence_depth:
+            raise InputError("input.corrupt", f"DICOM sequences are nested more than {self.limits.sequence_depth} deep")
         limit = level.limit if end is None else end
         self.stack.append(_Level(is_sequence, end, limit, implicit, tag))
 
@@ -406,7 +419,7 @@ class _Walk:
             self._resume = None
 
     def _store(self, level: _Level, tag: int, vr: str | None, start: int, length: int) -> None:
-        if length > MAX_HEADER_BYTES:
+        if length > self.limits.header_bytes:
             raise InputError("input.too_large", f"a DICOM header element has {length} bytes")
         _, raw, _, base = self._types
         value = self.content[start : start + length]

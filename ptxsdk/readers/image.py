@@ -18,8 +18,8 @@ import numpy.typing as npt
 from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Display, Radiograph, Window, estimate_window
 from ptxsdk.readers import codestream
-from ptxsdk.readers.codestream import DECODER_ERRORS
-from ptxsdk.readers.limits import MAX_SIDE, check_size
+from ptxsdk.readers.limits import Limits
+from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
 JPEG_CHROMA = 4
 """Largest difference of R, G and B, of 255, in a gray film saved as a colour JPEG: rounding of YCbCr, no more."""
@@ -34,7 +34,7 @@ _MAX_STRIPS = 1 << 20
 Array = npt.NDArray[np.generic]
 
 
-def reader_for(content: bytes) -> Callable[[bytes], Radiograph] | None:
+def reader_for(content: bytes) -> Callable[[bytes, Reading], Radiograph] | None:
     """Return the reader of the format that `content` starts like, None for none of them."""
     if content[:8] == _PNG_MAGIC:
         return read_png
@@ -45,7 +45,7 @@ def reader_for(content: bytes) -> Callable[[bytes], Radiograph] | None:
     return None
 
 
-def read_png(content: bytes) -> Radiograph:
+def read_png(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     """Read a PNG: 8 or 16 bits, gray or equal RGB, with or without an opaque alpha channel.
 
     Every chunk's length and checksum is verified up to the end chunk, and only what carries pixels is decoded.
@@ -56,10 +56,8 @@ def read_png(content: bytes) -> Radiograph:
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported``, ``input.multi_frame``
         or ``input.colour``.
     """
-    import imagecodecs
-
-    rows, columns, channels, depth, essential = _scan_png(content)
-    pixels = _decoded(lambda: imagecodecs.png_decode(essential))
+    rows, columns, channels, depth, essential = _scan_png(content, reading.limits)
+    pixels = reading.decoded("png", essential, most=rows * columns * channels * depth // 8)
     expected = (rows, columns, channels) if channels > 1 else (rows, columns)
     if pixels.shape != expected or pixels.dtype != (np.uint8 if depth == 8 else np.uint16):
         raise InputError("input.corrupt", f"the PNG decoded to {pixels.dtype} {pixels.shape}, not {expected}")
@@ -70,7 +68,7 @@ def read_png(content: bytes) -> Radiograph:
     return _film(_equal_channels(pixels))
 
 
-def _scan_png(content: bytes) -> tuple[int, int, int, int, bytes]:
+def _scan_png(content: bytes, limits: Limits) -> tuple[int, int, int, int, bytes]:
     """Return rows, columns, channels, bit depth, and the PNG without ancillary chunks."""
     kept = [_PNG_MAGIC]
     size: tuple[int, int, int, int] | None = None
@@ -83,7 +81,7 @@ def _scan_png(content: bytes) -> tuple[int, int, int, int, bytes]:
         if size is None:
             if kind != b"IHDR" or length != 13:
                 raise InputError("input.corrupt", "the PNG does not start with its header")
-            size = _png_header(content, position + 8)
+            size = _png_header(content, position + 8, limits)
         if end > len(content):
             raise InputError("input.truncated", f"the PNG ends inside a chunk of {length} bytes")
         if zlib.crc32(memoryview(content)[position + 4 : end - 4]) != struct.unpack_from(">L", content, end - 4)[0]:
@@ -99,13 +97,13 @@ def _scan_png(content: bytes) -> tuple[int, int, int, int, bytes]:
             return *size, b"".join(kept)
 
 
-def _png_header(content: bytes, position: int) -> tuple[int, int, int, int]:
+def _png_header(content: bytes, position: int, limits: Limits) -> tuple[int, int, int, int]:
     try:
         columns, rows, depth, kind = struct.unpack_from(">LLBB", content, position)
     except struct.error:
         raise InputError("input.truncated", "the PNG ends inside its header") from None
     channels = {0: 1, 2: 3, 4: 2, 6: 4}.get(kind)
-    check_size(rows, columns, (channels or 1) * (2 if depth == 16 else 1))
+    limits.check_size(rows, columns, (channels or 1) * (2 if depth == 16 else 1))
     if channels is None or depth not in (8, 16):
         raise InputError(
             "input.unsupported", f"PNG colour type {kind} with {depth} bits; 8 or 16 bits without a palette are read"
@@ -113,7 +111,7 @@ def _png_header(content: bytes, position: int) -> tuple[int, int, int, int]:
     return rows, columns, channels, depth
 
 
-def read_jpeg(content: bytes) -> Radiograph:
+def read_jpeg(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     """Read a JPEG: 8 or 12 bits (16 for the lossless process), gray or colour without colour.
 
     Raises
@@ -121,16 +119,16 @@ def read_jpeg(content: bytes) -> Radiograph:
     InputError
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported`` or ``input.colour``.
     """
-    found = codestream.measure(content, "jpeg")
+    found = codestream.measure(content, "jpeg", reading.limits)
     _check_orientation(_exif_orientation(content))
     if found.components == 4:
         raise InputError("input.unsupported", "the JPEG has four components")
-    pixels = codestream.decode(content, "jpeg", found)
+    pixels = codestream.decode(content, "jpeg", found, reading)
     if pixels.ndim == 3:
         channels = cast("npt.NDArray[np.uint8]", pixels)
         if int((channels.max(axis=2) - channels.min(axis=2)).max()) > JPEG_CHROMA:
             raise InputError("input.colour", "the JPEG has colour")
-        pixels = codestream.decode(content, "jpeg", found, gray=True)
+        pixels = codestream.decode(content, "jpeg", found, reading, gray=True)
     return _film(pixels)
 
 
@@ -150,7 +148,7 @@ def _check_orientation(value: int) -> None:
         raise InputError("input.unsupported", f"the film is stored turned or mirrored (orientation {value})")
 
 
-def read_tiff(content: bytes) -> Radiograph:
+def read_tiff(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     """Read a TIFF of one page: 8 or 16 bits (16 also signed), gray or equal RGB; plain, LZW, deflate or PackBits.
 
     MINISWHITE becomes ``Display.invert``; the stored values stay.
@@ -161,15 +159,13 @@ def read_tiff(content: bytes) -> Radiograph:
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported``, ``input.multi_frame``
         or ``input.colour``.
     """
-    import imagecodecs
-
     tags, more = _tiff_tags(content)
 
     def first(tag: int, default: int) -> int:
         return tags.get(tag, [default])[0]
 
     rows, columns, samples, bits = first(257, 0), first(256, 0), first(277, 1), first(258, 1)
-    check_size(rows, columns, max(1, samples) * max(1, bits // 8))
+    reading.limits.check_size(rows, columns, max(1, samples) * max(1, bits // 8))
     if more:
         raise InputError("input.multi_frame", "the TIFF has more than one page")
     form, compression, photometric = first(339, 1), first(259, 1), first(262, -1)
@@ -181,8 +177,9 @@ def read_tiff(content: bytes) -> Radiograph:
     if (samples == 3) != (photometric == 2):
         raise InputError("input.corrupt", f"TIFF photometric {photometric} with {samples} samples")
     _check_orientation(first(_ORIENTATION, 1))
-    _check_tiff_extent(content, tags, rows * columns * samples * bits // 8, plain=compression == 1)
-    pixels = _decoded(lambda: imagecodecs.tiff_decode(content))
+    size = rows * columns * samples * bits // 8
+    _check_tiff_extent(content, tags, size, reading.limits.side, plain=compression == 1)
+    pixels = reading.decoded("tiff", content, most=size)
     if samples == 3 and pixels.ndim == 3 and pixels.shape[0] == 3 and first(284, 1) == 2:
         pixels = np.moveaxis(pixels, 0, -1)
     expected = (rows, columns, samples) if samples > 1 else (rows, columns)
@@ -216,10 +213,10 @@ def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
     return tags, following != 0
 
 
-def _check_tiff_extent(content: bytes, tags: dict[int, list[int]], size: int, *, plain: bool) -> None:
+def _check_tiff_extent(content: bytes, tags: dict[int, list[int]], size: int, longest: int, *, plain: bool) -> None:
     tiled = 324 in tags
-    if any(side > MAX_SIDE for tag in (322, 323) for side in tags.get(tag, [])):
-        raise InputError("input.too_large", f"the TIFF has tiles of more than {MAX_SIDE} a side")
+    if any(side > longest for tag in (322, 323) for side in tags.get(tag, [])):
+        raise InputError("input.too_large", f"the TIFF has tiles of more than {longest} a side")
     offsets, counts = (tags.get(tag, []) for tag in ((324, 325) if tiled else (273, 279)))
     if not offsets or len(offsets) != len(counts):
         raise InputError("input.corrupt", "the TIFF does not say where its pixels are")
@@ -227,13 +224,6 @@ def _check_tiff_extent(content: bytes, tags: dict[int, list[int]], size: int, *,
         raise InputError("input.truncated", "the TIFF ends before its pixels do")
     if plain and sum(counts) < size:
         raise InputError("input.truncated", f"the TIFF holds {sum(counts)} of {size} bytes of pixels")
-
-
-def _decoded(decoder: Callable[[], object]) -> Array:
-    try:
-        return np.asarray(decoder())
-    except DECODER_ERRORS as error:
-        raise InputError("input.corrupt", f"the decoder refused the image: {error}") from error
 
 
 def _equal_channels(pixels: Array) -> Array:

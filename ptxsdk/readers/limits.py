@@ -1,30 +1,104 @@
-"""Limits: how large a file, a film and its parts may be; held before anything of that size is allocated."""
+"""Limits: how large a film, its file and its parts may be; held before anything of that size is allocated."""
 
 from __future__ import annotations
 
-from ptxsdk.errors import InputError
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
-MAX_FILE_BYTES = 1 << 30
-MAX_PIXEL_BYTES = 256 << 20
-MAX_SIDE = 8192
+from ptxsdk.errors import DetectorError, InputError
+
+_DECODING_COPIES = 4
+"""What decoding takes of memory, in sizes of the decoded film: codecs work in 32 bits, and hand over a copy."""
 
 
-def check_size(rows: int, columns: int, bytes_per_pixel: int) -> None:
-    """Refuse a film of these dimensions when a side is not positive or anything is beyond the limits.
+@dataclass(frozen=True)
+class Limits:
+    """What the reading of one film may take.
+
+    Every limit is held before the memory or the time is spent: against the size of a file before it is read, against
+    declared sizes before anything of that size is allocated.  Beyond a limit stands ``input.too_large``, beyond
+    `decode_seconds` ``input.timeout``.
+
+    Attributes
+    ----------
+    file_bytes : int
+        Size of a file or byte string.
+    pixels : int
+        Rows times columns.
+    side : int
+        Rows, and columns.
+    frames : int
+        Class attribute, always 1: a film is one frame, and objects of several are not read (``input.multi_frame``).
+    header_bytes : int
+        DICOM: everything before the pixels.
+    elements : int
+        DICOM: data elements, items of sequences included.
+    sequence_depth : int
+        DICOM: sequences within sequences (``input.corrupt``).
+    inflate_ratio : int
+        DICOM, deflated: size of the data set over its compressed size; small files may inflate to 1 MiB.
+    decode_seconds : float
+        Time of one codestream in its codec, with ``decode="helper"``; in process nothing can stop a codec.
+    memory_bytes : int
+        Memory for one film while it is read: its content, what that inflates to, and what its codec takes.
+        The helper process cannot allocate more than this beyond its own start; in process it is reckoned beforehand.
 
     Raises
     ------
-    InputError
-        ``input.corrupt`` for a side below 1, ``input.too_large`` beyond the limits.
+    DetectorError
+        ``detector.option``: a limit is not a positive number.
     """
-    if rows < 1 or columns < 1:
-        raise InputError("input.corrupt", f"the header declares {rows} x {columns} pixels")
-    if rows > MAX_SIDE or columns > MAX_SIDE:
-        raise InputError(
-            "input.too_large", f"the header declares {rows} x {columns} pixels; the limit is {MAX_SIDE} a side"
-        )
-    if rows * columns * bytes_per_pixel > MAX_PIXEL_BYTES:
-        raise InputError(
-            "input.too_large",
-            f"{rows} x {columns} pixels of {bytes_per_pixel} bytes exceed {MAX_PIXEL_BYTES >> 20} MiB",
-        )
+
+    file_bytes: int = 320 << 20
+    pixels: int = 8192 * 8192
+    side: int = 8192
+    header_bytes: int = 64 << 20
+    elements: int = 100_000
+    sequence_depth: int = 16
+    inflate_ratio: int = 100
+    decode_seconds: float = 20.0
+    memory_bytes: int = 1 << 30
+
+    frames: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            number = isinstance(value, (int, float)) if field.type == "float" else isinstance(value, int)
+            if not number or isinstance(value, bool) or not 0 < value < math.inf:
+                raise DetectorError("detector.option", f"limit {field.name} is {value!r}, not a positive number")
+
+    def check_size(self, rows: int, columns: int, bytes_per_pixel: int) -> None:
+        """Refuse a film of these dimensions when a side is not positive or anything is beyond the limits.
+
+        Raises
+        ------
+        InputError
+            ``input.corrupt`` for a side below 1, ``input.too_large`` beyond the limits.
+        """
+        if rows < 1 or columns < 1:
+            raise InputError("input.corrupt", f"the header declares {rows} x {columns} pixels")
+        if rows > self.side or columns > self.side:
+            raise InputError(
+                "input.too_large", f"the header declares {rows} x {columns} pixels; the limit is {self.side} a side"
+            )
+        if rows * columns > self.pixels:
+            raise InputError("input.too_large", f"{rows} x {columns} pixels exceed the limit of {self.pixels}")
+        self.check_memory(_DECODING_COPIES * rows * columns * bytes_per_pixel)
+
+    def check_file(self, size: int) -> None:
+        """Refuse content of `size` bytes when it is beyond the limits."""
+        if size > self.file_bytes:
+            raise InputError("input.too_large", f"{size} bytes are over the limit of {self.file_bytes}")
+        self.check_memory(size)
+
+    def check_memory(self, size: int) -> None:
+        """Refuse to take `size` bytes of memory when that is beyond the limits."""
+        if size > self.memory_bytes:
+            raise InputError(
+                "input.too_large", f"the film takes {size} bytes of memory, the limit is {self.memory_bytes}"
+            )
+
+
+DEFAULT_LIMITS = Limits()

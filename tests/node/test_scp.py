@@ -386,7 +386,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(engine_file, tmp_pat
             *("--reserve", 0, "--out", tmp_path / "out", "--write", "sr,seg"),
         ) as node:
             (disk / "ballast").write_bytes(bytes(5 << 18))
-            ds = dx(make_chest((1024, 896)), 400)
+            ds = dx(make_chest((1024, 896)), 400, ImagerPixelSpacing=[0.35, 0.35])
             assert send(node.port, ds) == OUT_OF_RESOURCES
             assert list((disk / "spool" / "films").iterdir()) == []
             assert node.metric('ptxsdk_received_total{outcome="no_room"}') == 1

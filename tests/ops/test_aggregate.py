@@ -642,3 +642,15 @@ def test_other_threads_run_meanwhile():
     finally:
         sys.setswitchinterval(interval)
     assert sum(seen) >= 5  # the first may be seen anyway, as the interval changes; nine when all is well
+
+
+def test_logits_that_are_not_aligned_are_refused():
+    raw = np.zeros(8 * 8 * 4 + 1, np.uint8)
+    askew = raw[1:].view(np.float32).reshape(8, 8)
+    whole = np.zeros((8, 8), np.float32)
+    geometry = Geometry.fit((80, 80), (8, 8))
+    for patch, mask in ((askew, whole), (whole, askew)):
+        with pytest.raises(ValueError, match="aligned"):
+            aggregate(patch, mask, geometry=geometry, method="max", high=0.5, low=0.5, min_area=0)
+    with pytest.raises(ValueError, match="aligned"):
+        mask_probability(askew)

@@ -94,14 +94,15 @@ def test_sizes_are_refused_before_decoding(monkeypatch):
 
     for name in ("png_decode", "jpeg8_decode", "tiff_decode"):
         monkeypatch.setattr(imagecodecs, name, never)
-    assert code(read, png(30000, 30000)) == "input.too_large"
-    assert code(read, png(8000, 8000, depth=16, kind=6)) == "input.too_large"
-    assert code(read, png(0, 100)) == "input.corrupt"
+    here = {"decode": "in_process"}
+    assert code(read, png(30000, 30000), **here) == "input.too_large"
+    assert code(read, png(8000, 8000, depth=16, kind=6), **here) == "input.too_large"
+    assert code(read, png(0, 100), **here) == "input.corrupt"
     jpeg = bytearray(imagecodecs.jpeg8_encode(GRAY8))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 30000, 30000)
-    assert code(read, bytes(jpeg)) == "input.too_large"
-    assert code(read, tiff({256: 30000, 257: 30000, 258: 8, 262: 1, 273: 8, 279: 10})) == "input.too_large"
+    assert code(read, bytes(jpeg), **here) == "input.too_large"
+    assert code(read, tiff({256: 30000, 257: 30000, 258: 8, 262: 1, 273: 8, 279: 10}), **here) == "input.too_large"
 
 
 @pytest.mark.parametrize("level", [100, 90, 50])
@@ -314,16 +315,16 @@ def test_gpu_arrays_are_named():
 
 
 @pytest.mark.requirement("R-INPUT-4")
-def test_files_over_the_limit_are_not_read(tmp_path, monkeypatch):
-    from ptxsdk import readers
+def test_files_over_the_limit_are_not_read(tmp_path):
+    from ptxsdk import Limits
 
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate((1 << 30) + 1)  # sparse
     assert code(read, path) == "input.too_large"
-    monkeypatch.setattr(readers, "MAX_FILE_BYTES", 100)
-    assert code(read, bytes(101)) == "input.too_large"
-    assert code(read, memoryview(np.zeros(60, np.uint16))) == "input.too_large"
+    small = Limits(file_bytes=100)
+    assert code(read, bytes(101), limits=small) == "input.too_large"
+    assert code(read, memoryview(np.zeros(60, np.uint16)), limits=small) == "input.too_large"
 
 
 def test_messages_use_the_given_name_and_no_path(tmp_path):

@@ -1,13 +1,15 @@
 """The CUDA twins played on the host: the templates of csrc/ops/*_block.hpp, compiled by the C++ compiler.
 
 Addresses "on the device" are addresses of the host.  It checks the kernels' indices, reductions and labelling, and the
-binding; it says nothing about CUDA's memory model or speed.
+binding; it says nothing about CUDA's memory model or speed.  ``PTXSDK_SANITIZE=address,undefined`` in the environment
+compiles it for the sanitizers, as `make sanitize` does.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -31,9 +33,12 @@ def module():
     folder = Path(tempfile.mkdtemp(prefix="played-cuda-"))
     target = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = [ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include")]
+    sanitize = os.environ.get("PTXSDK_SANITIZE")
+    watched = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else []
     subprocess.run(
-        [compiler, "-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
-         *(f"-I{path}" for path in include), *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(target)],
+        [compiler, *watched, "-std=c++20", "-O1", "-g", "-shared", "-fPIC", "-fvisibility=hidden",
+         "-Wall", "-Wextra", "-Werror", *(f"-I{path}" for path in include),
+         *(str(ROOT / "csrc" / source) for source in SOURCES), "-o", str(target)],
         check=True,
     )  # fmt: skip
     spec = importlib.util.spec_from_file_location("_cuda", target)

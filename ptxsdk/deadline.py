@@ -1,0 +1,103 @@
+"""Deadline: until when a call may go on."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TypeVar
+
+from ptxsdk.errors import DetectorError
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """A moment after which work is given up.
+
+    Parameters
+    ----------
+    seconds : float, optional
+        From now; None: never.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        self._end = None if seconds is None else monotonic() + seconds
+
+    def remaining(self) -> float | None:
+        """Return the seconds that are left, 0 when there are none, None without a deadline."""
+        return None if self._end is None else max(0.0, self._end - monotonic())
+
+    def check(self) -> None:
+        """Raise when the moment has passed.
+
+        Raises
+        ------
+        DetectorError
+            ``detector.timeout``.
+        """
+        if self._end is not None and monotonic() >= self._end:
+            raise self.error()
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock, waiting for it no longer than until the deadline."""
+        left = self.remaining()
+        if not lock.acquire(timeout=-1 if left is None else left):
+            raise self.error()
+        try:
+            self.check()
+            yield
+        finally:
+            lock.release()
+
+    def error(self) -> DetectorError:
+        """Return the error of a deadline that has passed."""
+        return DetectorError("detector.timeout", f"the film was not scored within {self._seconds:g} s")
+
+
+NO_DEADLINE = Deadline()
+
+
+def within(seconds: float, work: Callable[[Deadline], T]) -> T:
+    """Do work on another thread, and wait for it no longer than this.
+
+    Nothing can interrupt a thread that reads from a dead disk or waits for a device; so it is left behind, as a daemon,
+    until it meets its deadline or ends, and nobody sees what it found.
+
+    Raises
+    ------
+    DetectorError
+        ``detector.timeout``; ``detector.internal``: the system gives no thread.
+    Exception
+        What `work` raises.
+    """
+    deadline = Deadline(seconds)
+    context = contextvars.copy_context()
+    done = threading.Event()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(context.run(work, deadline))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            failed.append(error)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=run, name="ptxsdk-predict", daemon=True).start()
+    except RuntimeError as error:
+        raise DetectorError("detector.internal", f"the system gives no thread: {error}") from None
+    if not done.wait(deadline.remaining()):
+        raise deadline.error()
+    if failed:
+        try:
+            raise failed.pop()
+        finally:
+            del run  # whose cell would keep the error, and the film in its traceback, alive
+    return found.pop()

@@ -1,0 +1,305 @@
+"""Known ways to bring a reader down: each is refused with its code, quickly, and without growing.
+
+Each attack is built here and read in a process of its own, whose memory is measured by the kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import pytest
+from dicom_files import content, dataset, encapsulated, film, png, png_chunk
+
+GROWTH = 50 << 20
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+EXPLICIT = "1.2.840.10008.1.2.1"
+
+
+def deflate_bomb():
+    """204 KB that inflate to 210 MB: an element of zeros, as pydicom would inflate without a bound."""
+    head = content(dataset(), DEFLATED)
+    start = 144 + struct.unpack_from("<L", head, 140)[0]  # behind the meta information, whose length stands there
+    header = zlib.decompress(head[start:], -zlib.MAX_WBITS)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(header + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<L", 200 << 20))
+    body += b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
+    bomb = head[:start] + body
+    assert 190_000 < len(bomb) < 220_000, len(bomb)
+    return bomb
+
+
+def huge_header():
+    """Rows and Columns 65535 over a small film."""
+    made = dataset()
+    made.Rows = made.Columns = 65535
+    return content(made)
+
+
+def nested_sequences():
+    """10^5 sequences, one inside the other."""
+    head = content(dataset(), EXPLICIT)
+    at = head.index(b"\x28\x00\x02\x00US")
+    return head[:at] + (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * 100_000
+
+
+def endless_elements():
+    """A million empty elements."""
+    head = content(dataset(), EXPLICIT)
+    return head[: head.index(b"\x28\x00\x02\x00US")] + b"\x09\x00\x10\x00LO\0\0" * 1_000_000
+
+
+def lying_length():
+    """An element that declares 4 GB."""
+    head = content(dataset(), EXPLICIT)
+    at = head.index(b"\x28\x00\x02\x00US")
+    return head[:at] + b"\x09\x00\x10\x00OB\0\0" + struct.pack("<L", 0xFFFFFFF0) + bytes(100)
+
+
+def jpeg_with_geometry(rows, columns):
+    jpeg = bytearray(imagecodecs.jpeg8_encode(film(bits=8)))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", rows, columns)
+    return bytes(jpeg)
+
+
+def lying_jpeg():
+    """A codestream of 8000 x 8000 in a film of 33 x 47."""
+    return encapsulated(dataset(film(bits=8), bits=8), jpeg_with_geometry(8000, 8000), JPEG_BASELINE)
+
+
+def huge_jpeg():
+    return jpeg_with_geometry(65500, 65500)
+
+
+def many_scans():
+    """A progressive JPEG with thousands of scans, each a pass over the whole image."""
+    jpeg = jpeg_with_geometry(8000, 8000).replace(b"\xff\xc0", b"\xff\xc2", 1)
+    scan = jpeg.index(b"\xff\xda")
+    return jpeg[:-2] + jpeg[scan:-2] * 5000 + b"\xff\xd9"
+
+
+def png_bomb():
+    """A PNG of 65535 x 65535, all of one colour."""
+    return png(65535, 65535, body=zlib.compress(bytes(1 << 24)))
+
+
+def png_text_bomb():
+    """A compressed text of 200 MB beside the pixels, which are cut short."""
+    text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200 << 20)))
+    return png(33, 47, extra=text)
+
+
+def png_pixel_bomb():
+    """Pixels that inflate to 200 MB where 1584 bytes belong; libpng stops behind the last row."""
+    return png(33, 47, body=zlib.compress(bytes(200 << 20)))
+
+
+def tiff_tiles():
+    """A TIFF whose tiles are 2^31 a side."""
+    entries = {256: 47, 257: 33, 258: 8, 259: 5, 262: 1, 277: 1, 322: 1 << 31, 323: 1 << 31, 324: 8, 325: 8}
+    directory = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in entries.items())
+    return b"II*\0" + struct.pack("<LQ", 16, 0) + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def tiff_strips():
+    """A TIFF that lists 2^32 - 1 strips."""
+    entries = (
+        (256, 4, 1, 47),
+        (257, 4, 1, 33),
+        (258, 4, 1, 8),
+        (262, 4, 1, 1),
+        (273, 4, 0xFFFFFFFF, 8),
+        (279, 4, 1, 8),
+    )
+    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<L", 8) + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def jpeg2000_with_size(side, tile):
+    stream = bytearray(imagecodecs.jpeg2k_encode(film(), codecformat="j2k", reversible=True, bitspersample=12))
+    struct.pack_into(">8L", stream, 8, side, side, 0, 0, tile, tile, 0, 0)
+    return bytes(stream)
+
+
+def jpeg2000_tiles():
+    """64 million tiles of one pixel."""
+    return encapsulated(dataset(), jpeg2000_with_size(8000, 1), "1.2.840.10008.1.2.4.90")
+
+
+def jpeg2000_size():
+    return encapsulated(dataset(), jpeg2000_with_size(0xFFFFFFFF, 0xFFFFFFFF), "1.2.840.10008.1.2.4.90")
+
+
+def polyglot():
+    """An executable in the preamble: what is DICOM behind it is read as DICOM and nothing else."""
+    return b"MZ" + content(dataset(PixelData=b"\0\0"))[2:]
+
+
+FILMS = {
+    deflate_bomb: "input.too_large",
+    huge_header: "input.too_large",
+    nested_sequences: "input.corrupt",
+    endless_elements: "input.too_large",
+    lying_length: "input.truncated",
+    lying_jpeg: "input.corrupt",
+    huge_jpeg: "input.too_large",
+    many_scans: "input.too_large",
+    png_bomb: "input.too_large",
+    png_text_bomb: "input.corrupt",
+    png_pixel_bomb: "none",
+    tiff_tiles: "input.too_large",
+    tiff_strips: "input.corrupt",
+    jpeg2000_tiles: "input.truncated",
+    jpeg2000_size: "input.too_large",
+    polyglot: "input.truncated",
+}
+
+READ = """
+import json, resource, sys, time
+import imagecodecs, pydicom, pydicom.datadict, numpy
+from ptxsdk import Engine, PtxsdkError, read
+from ptxsdk.readers import dicom, helper, image
+options = {"decode": sys.argv[3]} if sys.argv[1] == "film" else {}
+what = read if sys.argv[1] == "film" else Engine.open
+content = open(sys.argv[2], "rb").read()
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+code = "none"
+try:
+    what(content, **options)
+except PtxsdkError as error:
+    code = error.code
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([code, grown * 1024, time.monotonic() - started]))
+"""
+
+
+def outcome(kind, attack, tmp_path, *arguments):
+    path = tmp_path / "attack"
+    path.write_bytes(attack)
+    ended = subprocess.run(
+        [sys.executable, "-c", READ, kind, str(path), *arguments], capture_output=True, timeout=100, check=True
+    )
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("attack", FILMS, ids=lambda attack: attack.__name__)
+def test_a_hostile_film_is_refused_without_growth(attack, tmp_path):
+    hostile = attack()
+    code, grown, seconds = outcome("film", hostile, tmp_path, "in_process")
+    assert code == FILMS[attack]
+    assert grown < GROWTH + len(hostile)
+    assert seconds < 10
+
+
+def test_the_helper_makes_no_difference(tmp_path):
+    for attack in (png_pixel_bomb, png_text_bomb):
+        code, grown, _ = outcome("film", attack(), tmp_path, "helper")
+        assert (code, grown < GROWTH) == (FILMS[attack], True)
+
+
+def test_the_bomb_is_a_bomb():
+    """pydicom alone follows it: the test of the test."""
+    import io
+
+    import pydicom
+
+    assert len(pydicom.dcmread(io.BytesIO(deflate_bomb()))[0x00090010].value) == 200 << 20
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+def archive(entries, method=0):
+    """A zip as Python writes it."""
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as made:
+        for name, data in entries.items():
+            made.writestr(zipfile.ZipInfo(name), data, method)
+    return buffer.getvalue()
+
+
+def zip_bomb(_engine):
+    return archive({"manifest.json": bytes(300 << 20)}, method=8)
+
+
+def overlapping(_engine):
+    """Directory entries that share one content, as in the 42.zip of the second kind."""
+    one = archive({"manifest.json": b"{}" * 1000})
+    end = one.index(b"PK\5\6")
+    start = one.index(b"PK\1\2")
+    count = 200
+    directory = one[start:end] * count
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
+    return one[:start] + directory + tail
+
+
+def path_traversal(engine):
+    from ptxsdk.engine import MANIFEST, Engine, _archive
+
+    opened = Engine.open(engine)
+    return _archive({MANIFEST: opened.manifest_bytes(), **opened.entries(), "../../etc/cron.d/x": b"* * * * *"})
+
+
+def absolute_path(engine):
+    from ptxsdk.engine import MANIFEST, Engine, _archive
+
+    opened = Engine.open(engine)
+    return _archive({MANIFEST: opened.manifest_bytes(), **opened.entries(), "/etc/passwd": b"root"})
+
+
+def deep_manifest(_engine):
+    return archive({"manifest.json": b'{"a":' * 100_000 + b"1" + b"}" * 100_000})
+
+
+def huge_number(_engine):
+    return archive({"manifest.json": b'{"format_version": ' + b"9" * 1_000_000 + b"}"})
+
+
+def lying_array(engine):
+    """A golden film whose header says 99999 x 99999."""
+    from ptxsdk.engine import MANIFEST, Engine, _archive, _entry
+
+    opened = Engine.open(engine)
+    entries = dict(opened.entries())
+    name = opened.manifest.golden[0].pixels
+    entries[name] = entries[name].replace(b"(160, 140)", b"(99999, 99999)")[: len(entries[name])]
+    manifest = replace(opened.manifest, entries={key: _entry(value) for key, value in entries.items()})
+    return _archive({MANIFEST: manifest.to_json(), **entries})
+
+
+ENGINES = {
+    zip_bomb: "engine.corrupt",
+    overlapping: "engine.corrupt",
+    path_traversal: "engine.corrupt",
+    absolute_path: "engine.corrupt",
+    deep_manifest: "engine.corrupt",
+    huge_number: "engine.corrupt",
+    lying_array: "engine.corrupt",
+}
+
+
+@pytest.mark.parametrize("attack", ENGINES, ids=lambda attack: attack.__name__)
+def test_a_hostile_engine_is_refused_without_growth(attack, tiny_engine, tmp_path):
+    hostile = attack(tiny_engine)
+    code, grown, seconds = outcome("engine", hostile, tmp_path)
+    assert code == ENGINES[attack]
+    assert grown < GROWTH
+    assert seconds < 10
+
+
+def test_nothing_was_written_where_the_names_point(tiny_engine, tmp_path):
+    outcome("engine", path_traversal(tiny_engine), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attack"]
+    assert not Path("/etc/cron.d/x").exists()

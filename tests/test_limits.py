@@ -1,0 +1,196 @@
+"""Limits: each is held, by the readers and by a detector; time, too."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import fields, replace
+
+import imagecodecs
+import numpy as np
+import pytest
+from dicom_files import code, content, dataset, encapsulated, film
+from made import make_chest
+
+from ptxsdk import Detector, DetectorError, InputError, Limits, Radiograph, read
+from ptxsdk.deadline import Deadline, within
+from ptxsdk.readers import helper, read_as
+from ptxsdk.readers.reading import Reading
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG2000 = "1.2.840.10008.1.2.4.90"
+
+
+def nested(depth):
+    from pydicom.dataset import Dataset
+
+    inner = Dataset()
+    inner.CodeValue = "1"
+    for _ in range(depth - 1):
+        outer = Dataset()
+        outer.ViewCodeSequence = [inner]
+        inner = outer
+    return content(dataset(ViewCodeSequence=[inner]))
+
+
+def jpeg2000():
+    made = imagecodecs.jpeg2k_encode(film(), codecformat="j2k", reversible=True, bitspersample=12)
+    return encapsulated(dataset(), bytes(made), JPEG2000)
+
+
+PNG = bytes(imagecodecs.png_encode(film(bits=8)))  # 33 x 47
+
+
+@pytest.mark.parametrize(
+    ("make", "limit", "enough", "expected"),
+    [
+        (lambda: PNG, "file_bytes", len(PNG), "input.too_large"),
+        (lambda: PNG, "pixels", 33 * 47, "input.too_large"),
+        (lambda: PNG, "side", 47, "input.too_large"),
+        (lambda: PNG, "memory_bytes", 4 * 33 * 47, "input.too_large"),
+        (jpeg2000, "pixels", 33 * 47, "input.too_large"),
+        (jpeg2000, "memory_bytes", 8 * 33 * 47, "input.too_large"),
+        (lambda: content(dataset()), "side", 47, "input.too_large"),
+        (lambda: content(dataset()), "elements", 20, "input.too_large"),
+        (lambda: content(dataset()), "header_bytes", 300, "input.too_large"),
+        (lambda: nested(5), "sequence_depth", 5, "input.corrupt"),
+    ],
+)
+def test_each_limit_is_held_and_reached(make, limit, enough, expected):
+    made = make()
+    assert code(read, made, decode="in_process", limits=Limits(**{limit: enough})) == "no error"
+    assert code(read, made, decode="in_process", limits=Limits(**{limit: max(1, enough // 2)})) == expected
+
+
+def test_the_ratio_of_inflation_is_held():
+    made = content(dataset(np.zeros((2000, 1000), np.uint16)), DEFLATED)
+    assert len(made) < 20_000
+    assert code(read, made) == "input.too_large"
+    assert code(read, made, limits=Limits(inflate_ratio=2000)) == "no error"
+    assert code(read, made, limits=Limits(inflate_ratio=2000, memory_bytes=3 << 20)) == "input.too_large"
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+@pytest.mark.parametrize("value", [0, -1, "8", None, True, float("nan"), float("inf")])
+def test_a_limit_is_a_positive_number(name, value):
+    with pytest.raises(DetectorError, match=name) as caught:
+        Limits(**{name: value})
+    assert caught.value.code == "detector.option"
+    assert replace(Limits(), **{name: 1})
+
+
+def test_a_detector_holds_them(tiny_engine):
+    chest = bytes(imagecodecs.png_encode(make_chest()))
+    with Detector(tiny_engine, limits=Limits(pixels=1000)) as small, Detector(tiny_engine, decode="in_process") as own:
+        helper.close()
+        assert code(small.predict, chest) == "input.too_large"
+        assert [error.code for error in small.predict_batch([chest] * 3, errors="return")] == ["input.too_large"] * 3
+        own.predict(chest)
+        assert helper.pids() == []
+    for options in ({"limits": 5}, {"decode": "elsewhere"}):
+        with pytest.raises(DetectorError) as caught:
+            Detector(tiny_engine, **options)
+        assert caught.value.code == "detector.option"
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def timed_out(call):
+    started = time.monotonic()
+    with pytest.raises(DetectorError) as caught:
+        call()
+    assert caught.value.code == "detector.timeout"
+    return time.monotonic() - started
+
+
+CHEST = make_chest(blob=(250, 150, 60))
+
+
+def test_a_result_in_time_is_the_result(detector):
+    assert detector.predict(CHEST, timeout=60).probability == detector.predict(CHEST).probability
+    with pytest.raises(InputError) as caught:
+        detector.predict(b"", timeout=60)
+    assert caught.value.code == "input.empty"
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
+def test_a_timeout_is_a_positive_number(detector, timeout):
+    with pytest.raises(DetectorError) as caught:
+        detector.predict(CHEST, timeout=timeout)
+    assert caught.value.code == "detector.option"
+
+
+def test_a_network_that_takes_long_is_not_waited_for(tiny_engine, monkeypatch):
+    with Detector(tiny_engine) as detector:
+        infer, held = detector._backend.infer, threading.Event()
+
+        def slow():
+            held.wait(30)
+            return infer()
+
+        monkeypatch.setattr(detector._backend, "infer", slow)
+        assert timed_out(lambda: detector.predict(CHEST, timeout=0.2)) < 5
+        # It still runs: the next call waits for it, within its own time.
+        assert timed_out(lambda: detector.predict(CHEST, timeout=0.2)) < 5
+        held.set()
+        assert detector.predict(CHEST, timeout=60).flagged
+        assert detector.predict(CHEST).flagged
+
+
+def test_a_busy_detector_is_not_waited_for(tiny_engine):
+    with Detector(tiny_engine) as detector:
+        with detector._lock:
+            assert timed_out(lambda: detector.predict(CHEST, timeout=0.1)) < 5
+        assert detector.predict(CHEST, timeout=60).flagged
+
+
+def test_a_disk_that_hangs_is_not_waited_for(detector, monkeypatch):
+    from ptxsdk import readers
+
+    held = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "_load", lambda *_: held.wait(30))
+        assert timed_out(lambda: detector.predict("film.dcm", timeout=0.1)) < 5
+    held.set()
+    assert detector.predict(CHEST).flagged
+
+
+def test_the_film_of_a_call_given_up_may_be_freed(tiny_engine, monkeypatch):
+    """The caller's memory is not touched once the call has returned."""
+    with Detector(tiny_engine) as detector:
+        seen, held = [], threading.Event()
+        run = detector._pipeline.run
+
+        def slow(pixels, *arguments, **options):
+            held.wait(30)
+            seen.append(pixels)
+            return run(pixels, *arguments, **options)
+
+        monkeypatch.setattr(detector._pipeline, "run", slow)
+        mine = CHEST.copy()
+        for source in (mine, Radiograph.from_array(mine)):
+            timed_out(lambda source=source: detector.predict(source, timeout=0.1))
+        held.set()
+        detector.close()
+        assert seen
+        assert not any(np.shares_memory(pixels, mine) for pixels in seen)
+
+
+def test_reading_stops_at_the_deadline():
+    deadline = Deadline(1e-9)
+    time.sleep(0.001)
+    for made in (PNG, jpeg2000()):
+        assert timed_out(lambda made=made: read_as(made, Reading(deadline=deadline))) < 5
+    many = content(dataset())
+    at = many.index(b"\x28\x00\x02\x00US")
+    long = many[:at] + b"\x09\x00\x10\x00LO\0\0" * 5000 + many[at:]
+    assert timed_out(lambda: read_as(long, Reading(deadline=deadline))) < 5
+
+
+def test_within_raises_what_the_work_raises():
+    with pytest.raises(ZeroDivisionError):
+        within(60, lambda _: 1 / 0)
+    assert within(60, lambda deadline: deadline.remaining() > 50)
+    assert Deadline().remaining() is None
+    Deadline().check()
