@@ -35,8 +35,8 @@ from ptxsdk.radiograph import Display
 PATIENCE = 0.75
 """Seconds that a film may take on the device before the device counts as lost."""
 FIRST_PATIENCE = 60.0
-_RECORDS = 16  # regions that come back with the result; more are fetched
-_MOST_RECORDS = 1024
+_RECORDS = 16  # regions that come back with the result; a film with more is left to the CPU twin
+_MOST_RECORDS = 1024  # as csrc/ops/aggregate_result.hpp has it
 _SAMPLE = 1 << 15  # display values for the gate; 64 by 64 to 128 by 256 are usual
 _ALIGNED = 16  # bytes; the kernels load so many at once
 # not_finite, the gate's sample and the result lie together, so that one copy brings them.

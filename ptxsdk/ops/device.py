@@ -278,12 +278,14 @@ class DeviceOps:
         return buffer
 
     def _download(self, into: npt.NDArray[Any], address: int) -> None:
-        stream = address_of(self._stream)
-        for last in (False, True):  # a copy into memory that is not page-locked waits itself, but without an end
-            if not self._cuda.wait(stream=stream, seconds=WAIT_SECONDS):
-                raise BackendError("backend.lost", f"the device did not answer within {WAIT_SECONDS:g} s")
-            if not last:
-                self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=stream)
+        # A copy into memory that is not page-locked waits itself, but without an end.
+        self._wait()
+        self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=address_of(self._stream))
+        self._wait()
+
+    def _wait(self) -> None:
+        if not self._cuda.wait(stream=address_of(self._stream), seconds=WAIT_SECONDS):
+            raise BackendError("backend.lost", f"the device did not answer within {WAIT_SECONDS:g} s")
 
 
 def _pair(
