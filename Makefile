@@ -82,5 +82,5 @@ licences:  ## of the default install: a report; fails on GPL, AGPL and packages 
 vulnerabilities:  ## of the locked packages; needs pip-audit and a connection to PyPI's database: docs/security.md
 	pip-audit --strict --disable-pip --require-hashes --requirement requirements/device.txt
 
-reproducible:  ## wheels without CUDA operations, built twice in two places: the bytes must be equal; dist/ stays
+reproducible:  ## the wheels of dist/ built again from a copy in another place: the bytes must be equal
 	$(PYTHON) packaging/wheels.py --reproduce

@@ -25,7 +25,8 @@ target_link_libraries(_cuda PRIVATE ptxsdk_ops)
 target_include_directories(_cuda PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_options(_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic>
-  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Werror=all-warnings -Xcompiler=-Wall,-Wextra>)
+  # Intermediate files beside the objects have the same names in every build, and so the same bytes come out.
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --objdir-as-tempdir -Werror=all-warnings -Xcompiler=-Wall,-Wextra>)
 target_link_options(_cuda PRIVATE "LINKER:--version-script=${PROJECT_SOURCE_DIR}/csrc/bindings/cuda.map" -s)
 set_target_properties(_cuda PROPERTIES
   CUDA_STANDARD 20

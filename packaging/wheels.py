@@ -2,9 +2,8 @@
 
 Each wheel is built by the project's own build system, tagged by auditwheel with the oldest glibc its symbols allow, and
 refused if an extension module of it is of another processor, needs a library that manylinux does not promise, or shows
-any symbol but its entry point.  A bill of materials is written beside it.  Without the CUDA operations, the same
-commit gives the same bytes wherever it is built with the same compiler: --reproduce builds such wheels twice, in two
-places, compares, and leaves dist/ alone.
+any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes wherever
+it is built with the same compilers: --reproduce builds those of dist/ again from a copy in another place, and compares.
 """
 
 from __future__ import annotations
@@ -93,18 +92,16 @@ def build_environment() -> Path:
     return folder / "bin" / "python"
 
 
-def build(processor: str, python: Path, tree: Path = ROOT, *, cuda: bool = True) -> Path:
+def build(processor: str, python: Path, tree: Path = ROOT) -> Path:
     """Build and tag the wheel of one processor from the sources in `tree`, with the tools of `python`."""
     work = WORK / processor if tree == ROOT else tree.parent / f"{tree.name}-{processor}"
     shutil.rmtree(work, ignore_errors=True)
     # Neither where the sources lie nor where the interpreter does may show in the module.
     flags = f"-ffile-prefix-map={tree}=. -ffile-prefix-map={sys.base_prefix}=/python"
-    os.environ["CXXFLAGS"] = flags
+    os.environ["CXXFLAGS"] = os.environ["CUDAFLAGS"] = flags
     settings = [f"--config-settings={key}={value}" for key, value in build_settings(processor).items()]
     shutil.rmtree(tree / "build" / "wheels" / "cmake", ignore_errors=True)
     settings.append("--config-settings=build-dir=build/wheels/cmake")
-    if not cuda:
-        settings.append("--config-settings=cmake.define.PTXSDK_CUDA=OFF")
     pip = (python, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
     run(*pip, "--wheel-dir", work / "plain", *settings, ".", at=tree)
     (plain,) = (work / "plain").glob("*.whl")
@@ -114,24 +111,25 @@ def build(processor: str, python: Path, tree: Path = ROOT, *, cuda: bool = True)
 
 
 def reproduce(processor: str, python: Path) -> None:
-    """Build here and from a copy of the sources in another place; leave unless the bytes are equal.
-
-    Without the CUDA operations: nvcc names things after the folder it works in.
-    """
-    wheel = build(processor, python, cuda=False)
+    """Build from a copy of the sources in another place; leave unless that gives the bytes of the wheel in dist/."""
+    interpreter = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    found = list(DIST.glob(f"ptxsdk-*-{interpreter}-*_{processor}.whl"))
+    if len(found) != 1:
+        raise SystemExit(f"dist/ has no wheel to compare with for {interpreter} on {processor}: make wheel")
+    (wheel,) = found
     with tempfile.TemporaryDirectory(prefix="ptxsdk-elsewhere-") as folder:
         tree = Path(folder) / "a-copy"
         for name in run("git", "ls-files", "-z").split("\0"):
             if (ROOT / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, tree / name)
-        again = build(processor, python, tree, cuda=False)
+        again = build(processor, python, tree)
         if again.read_bytes() != wheel.read_bytes():
             with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
                 here, there = ({entry.filename: entry.CRC for entry in each.infolist()} for each in (first, second))
             differ = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
             raise SystemExit(f"{wheel.name} is not reproducible: {', '.join(differ) or 'the archive itself'} differs")
-    print(f"{wheel.name}: same bytes twice, {hashlib.sha256(wheel.read_bytes()).hexdigest()}")
+    print(f"{wheel.name}: same bytes again, {hashlib.sha256(wheel.read_bytes()).hexdigest()}")
 
 
 def check(wheel: Path, processor: str) -> Mapping[str, int]:
@@ -170,7 +168,7 @@ def main() -> None:
     """Build, check, move to dist/, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--for", dest="processors", nargs="+", choices=MACHINES, default=list(MACHINES))
-    parser.add_argument("--reproduce", action="store_true", help="build twice, and leave unless the bytes are equal")
+    parser.add_argument("--reproduce", action="store_true", help="build those of dist/ again, elsewhere; leave unless equal")
     options = parser.parse_args()
     processors = options.processors
     # A virtual environment's tools are found whether or not it is active.

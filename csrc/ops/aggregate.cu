@@ -4,8 +4,8 @@
 #include "ops/preprocess_block.hpp"
 
 namespace ptxsdk::cuda {
-namespace {
 
+// Not in an unnamed namespace: nvcc would name that after the folder it works in.
 __global__ void __launch_bounds__(kAggregateThreads, 4)
     aggregate_kernel(const Film* films, AggregateInput input, AggregateRules rules, std::byte* scratch,
                      std::size_t film_scratch, std::byte* results, std::size_t film_results) {
@@ -19,8 +19,6 @@ __global__ void __launch_bounds__(kAggregateThreads, 4)
                        index};
     aggregate_block(DeviceBlock{shared}, film, static_cast<std::int32_t>(blockIdx.x));
 }
-
-}  // namespace
 
 void aggregate(const Film* films, int count, const AggregateInput& input, const AggregateRules& rules,
                std::byte* scratch, std::byte* results, std::size_t film_results, Stream stream) {

@@ -3,8 +3,8 @@
 #include "ops/preprocess_block.hpp"
 
 namespace ptxsdk::cuda {
-namespace {
 
+// Not in an unnamed namespace: nvcc would name that after the folder it works in.
 __global__ void __launch_bounds__(kPreprocessThreads, 5)
     preprocess_kernel(const Film* films, PreprocessTarget target) {
     extern __shared__ __align__(16) std::byte shared[];
@@ -13,8 +13,6 @@ __global__ void __launch_bounds__(kPreprocessThreads, 5)
     preprocess_block(DeviceBlock{shared}, film, target, static_cast<std::int32_t>(blockIdx.x),
                      static_cast<std::int32_t>(blockIdx.y), index);
 }
-
-}  // namespace
 
 void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target,
                 Stream stream) {
