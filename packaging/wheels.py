@@ -2,8 +2,9 @@
 
 Each wheel is built by the project's own build system, tagged by auditwheel with the oldest glibc its symbols allow, and
 refused if an extension module of it is of another processor, needs a library that manylinux does not promise, or shows
-any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes wherever
-it is built with the same compilers: --reproduce builds those of dist/ again from a copy in another place, and compares.
+any symbol but its entry point.  A bill of materials is written beside it.  The same commit gives the same bytes
+wherever it is built with the same compilers: --reproduce builds those of dist/ again, from a copy in another place,
+and compares.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def main() -> None:
     """Build, check, move to dist/, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--for", dest="processors", nargs="+", choices=MACHINES, default=list(MACHINES))
-    parser.add_argument("--reproduce", action="store_true", help="build those of dist/ again, elsewhere; leave unless equal")
+    parser.add_argument("--reproduce", action="store_true", help="build those of dist/ again, and compare")
     options = parser.parse_args()
     processors = options.processors
     # A virtual environment's tools are found whether or not it is active.
