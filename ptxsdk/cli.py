@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
@@ -106,12 +105,17 @@ def predict(
     audit: Annotated[
         Path | None, typer.Option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
     ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a film that takes longer.")
+    ] = None,
 ) -> None:
     """Score films.
 
     One JSON object a line with --json. A film that fails never stops the others; exit status 1 when any was not
     scored.
     """
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise typer.BadParameter(f"--timeout {timeout} is not a number of seconds above 0")
     writers = _chosen_writers(write, out, profile)
     console = _console(stderr=True)
     found = list(_find_films(films))
@@ -154,7 +158,10 @@ def predict(
         raise typer.Exit(1) from error
     with detector, log or contextlib.nullcontext():
         for path, name in _progress(found, console):
-            report(path, name if isinstance(name, PtxsdkError) else _predict_one(detector, path, name, out, writers))
+            if isinstance(name, PtxsdkError):
+                report(path, name)
+            else:
+                report(path, _predict_one(detector, path, timeout, None if out is None else out / name, writers))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -603,24 +610,12 @@ def _is_film(path: Path, folder: Path) -> bool:
 
 
 def _predict_one(
-    detector: ptxsdk.Detector, path: Path, name: str, out: Path | None, writers: tuple[str, ...]
+    detector: ptxsdk.Detector, path: Path, timeout: float | None, stem: Path | None, writers: tuple[str, ...]
 ) -> Detection | PtxsdkError:
-    from ptxsdk import readers
-
     try:
-        started = perf_counter()
-        try:
-            film = readers.read(path)
-        except (PtxsdkError, MemoryError) as error:
-            detector.record_failure(error)
-            raise
-        read = 1e3 * (perf_counter() - started)
-        detection = detector.predict(film)
-        timings = detection.timings
-        timings = replace(timings, read=timings.read + read, total=timings.total + read)
-        detection = replace(detection, timings=timings)
-        if out is not None:
-            _write(detection, film, path, out / name, writers)
+        film, detection = detector.read_and_predict(path, timeout=timeout)
+        if stem is not None:
+            _write(detection, film, path, stem, writers)
     except PtxsdkError as error:
         return error
     except MemoryError:

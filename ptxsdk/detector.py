@@ -57,24 +57,6 @@ def _refusals_recorded(init: M) -> M:
     return cast("M", recorded)
 
 
-def _audited(predict: M) -> M:
-    """Have the audit log know of every film before the caller does."""
-
-    @functools.wraps(predict)
-    def audited(self: Detector, *arguments: Any, **options: Any) -> Detection:
-        self._check_usable()
-        try:
-            detection: Detection = predict(self, *arguments, **options)
-        except Exception as error:
-            self.record_failure(error)
-            raise
-        if self._auditor is not None:
-            self._auditor.scored(detection)
-        return detection
-
-    return cast("M", audited)
-
-
 class Detector:
     """Detects and localizes pneumothorax on frontal chest radiographs.
 
@@ -232,7 +214,6 @@ class Detector:
         """Precision that the network runs in."""
         return self._backend.precision
 
-    @_audited
     def predict(self, image: object, *, timeout: float | None = None) -> Detection:
         """Score one film.
 
@@ -266,40 +247,74 @@ class Detector:
         AuditError
             The film's record could not be kept; its score is not returned.
         """
+        return self.read_and_predict(image, timeout=timeout)[1]
+
+    def read_and_predict(self, image: object, *, timeout: float | None = None) -> tuple[Radiograph, Detection]:
+        """Score one film as `predict` does, and return it as well, for what needs both: DICOM results, overlays.
+
+        Parameters
+        ----------
+        image, timeout
+            As `predict`.
+
+        Returns
+        -------
+        Radiograph
+            The film as it was read.
+        Detection
+            As `predict`.
+
+        Raises
+        ------
+        PtxsdkError
+            As `predict`.
+        """
         self._check_usable()
-        if timeout is None:
-            return self._predict(image, NO_DEADLINE)
-        if not _is_timeout(timeout):
-            raise DetectorError("detector.option", f"timeout {timeout!r} is not a positive number of seconds")
-        owned = _own_memory(image, self._reading.limits)
-        return within(timeout, lambda deadline: self._predict(owned, deadline))
-
-    def _predict(self, image: object, deadline: Deadline) -> Detection:
-        started = perf_counter()
         try:
-            film = readers.read_as(image, replace(self._reading, deadline=deadline))
-            header_started = perf_counter()
-            checks = gate.check_header(film, self._policy)
-            self._enforce(checks)
-            header_ended = perf_counter()
-            with deadline.holding(self._lock):
-                self._check_usable()
-                return self._score(
-                    film, checks, started, deadline, read=header_started - started, header=header_ended - header_started
-                )
+            _check_timeout(timeout)
+            if timeout is None:
+                film, detection = self._read_and_score(image, NO_DEADLINE)
+            else:
+                owned = _own_memory(image, self._reading.limits)
+                film, detection = within(timeout, lambda deadline: self._read_and_score(owned, deadline))
         except MemoryError:
-            raise InputError("input.too_large", "there is not enough memory for this film") from None
+            failure = InputError("input.too_large", "there is not enough memory for this film")
+            self.record_failure(failure)
+            raise failure from None
+        except Exception as error:
+            self.record_failure(error)
+            raise
+        if self._auditor is not None:
+            self._auditor.scored(detection)
+        return film, detection
 
-    @overload
-    def predict_batch(self, images: Iterable[object]) -> list[Detection]: ...
-    @overload
-    def predict_batch(self, images: Iterable[object], *, errors: Literal["raise"]) -> list[Detection]: ...
+    def _read_and_score(self, image: object, deadline: Deadline) -> tuple[Radiograph, Detection]:
+        started = perf_counter()
+        film = readers.read_as(image, replace(self._reading, deadline=deadline))
+        header_started = perf_counter()
+        checks = gate.check_header(film, self._policy)
+        self._enforce(checks)
+        header_ended = perf_counter()
+        with deadline.holding(self._lock):
+            self._check_usable()
+            return film, self._score(
+                film, checks, started, deadline, read=header_started - started, header=header_ended - header_started
+            )
+
     @overload
     def predict_batch(
-        self, images: Iterable[object], *, errors: Literal["return"]
+        self, images: Iterable[object], *, errors: Literal["raise"] = ..., timeout: float | None = ...
+    ) -> list[Detection]: ...
+    @overload
+    def predict_batch(
+        self, images: Iterable[object], *, errors: Literal["return"], timeout: float | None = ...
     ) -> list[Detection | PtxsdkError]: ...
     def predict_batch(
-        self, images: Iterable[object], *, errors: Literal["raise", "return"] = "raise"
+        self,
+        images: Iterable[object],
+        *,
+        errors: Literal["raise", "return"] = "raise",
+        timeout: float | None = None,
     ) -> list[Detection] | list[Detection | PtxsdkError]:
         """Score many films side by side; results are those of `predict`, on CPUs bit for bit (docs/determinism.md).
 
@@ -313,6 +328,8 @@ class Detector:
         errors : {"raise", "return"}
             "raise": the first failure, in the order of `images`, ends the batch.  "return": its error stands in the
             failing film's place.
+        timeout : float, optional
+            Seconds for each film, from when its turn comes; as in `predict`.
 
         Returns
         -------
@@ -328,15 +345,16 @@ class Detector:
             raise DetectorError("detector.option", f"errors {errors!r} is not raise or return")
         if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim == 2):
             raise DetectorError("detector.option", "predict_batch takes several films; give a list")
+        _check_timeout(timeout)
         self._check_usable()
         films = map(_own, images)
         first = list(itertools.islice(films, 2))
         if len(first) < 2:
-            return [self._predict_or_return(self, image, errors) for image in first]
-        return self._predict_side_by_side(itertools.chain(first, films), errors)
+            return [self._predict_or_return(self, image, errors, timeout) for image in first]
+        return self._predict_side_by_side(itertools.chain(first, films), errors, timeout)
 
     def _predict_side_by_side(
-        self, films: Iterator[object], errors: Literal["raise", "return"]
+        self, films: Iterator[object], errors: Literal["raise", "return"], timeout: float | None
     ) -> list[Detection | PtxsdkError]:
         crew = self._hire()
         free: queue.SimpleQueue[Detector] = queue.SimpleQueue()
@@ -347,7 +365,7 @@ class Detector:
             member = free.get()
             try:
                 self._check_usable()
-                return self._predict_or_return(member, image, errors)
+                return self._predict_or_return(member, image, errors, timeout)
             finally:
                 free.put(member)
 
@@ -364,16 +382,15 @@ class Detector:
 
     @staticmethod
     def _predict_or_return(
-        detector: Detector, image: object, errors: Literal["raise", "return"]
+        detector: Detector, image: object, errors: Literal["raise", "return"], timeout: float | None
     ) -> Detection | PtxsdkError:
         try:
-            return detector.predict(image)
-        except DetectorError:
-            raise
+            return detector.predict(image, timeout=timeout)
         except PtxsdkError as error:
-            if errors == "raise":
-                raise
-            return error
+            of_the_film = not isinstance(error, DetectorError) or error.code == "detector.timeout"
+            if errors == "return" and of_the_film:
+                return error
+            raise
 
     def _hire(self) -> tuple[Detector, ...]:
         """Return the detectors that score a batch: each takes a film through the pipeline on one thread."""
@@ -606,8 +623,10 @@ def _own_memory(image: object, limits: Limits) -> object:
     return _own(image)
 
 
-def _is_timeout(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= threading.TIMEOUT_MAX
+def _check_timeout(value: object) -> None:
+    seconds = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= threading.TIMEOUT_MAX
+    if value is not None and not seconds:
+        raise DetectorError("detector.option", f"timeout {value!r} is not a positive number of seconds")
 
 
 def _frozen_copy(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -152,14 +152,14 @@ def test_decoding_is_part_of_the_time(folder):
 def test_a_defect_of_ours_stops_no_other_film(folder, monkeypatch):
     from ptxsdk import readers
 
-    real = readers.read
+    real = readers.read_as
 
-    def broken(source, **options):
+    def broken(source, *rest):
         if "a.png" in str(source):
             raise ZeroDivisionError("a defect")
-        return real(source, **options)
+        return real(source, *rest)
 
-    monkeypatch.setattr(readers, "read", broken)
+    monkeypatch.setattr(readers, "read_as", broken)
     result = predict(folder, folder / "films", "--json")
     assert result.exit_code == 1
     assert [one.get("error", {}).get("code") for one in lines(result)] == [
@@ -249,6 +249,8 @@ def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
     [
         ["predict"],
         ["predict", "x.dcm", "--precision", "fp8"],
+        ["predict", "x.dcm", "--timeout", "0"],
+        ["predict", "x.dcm", "--timeout", "nan"],
         ["predict", "x.dcm", "--profile", "diagnose"],
         ["predict", "x.dcm", "--device", "tpu"],
         ["predict", "x.dcm", "--write", "overlay"],

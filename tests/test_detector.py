@@ -283,8 +283,8 @@ def test_films_are_taken_as_they_are_needed(detector):
     scored = [0]
     real = Detector.predict
 
-    def counted(self, image):
-        result = real(self, image)
+    def counted(self, image, **options):
+        result = real(self, image, **options)
         scored[0] += 1
         return result
 

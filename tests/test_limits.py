@@ -121,6 +121,7 @@ def test_a_timeout_is_a_positive_number(detector, timeout):
     assert caught.value.code == "detector.option"
 
 
+@pytest.mark.requirement("R-TIME-1")
 def test_a_network_that_takes_long_is_not_waited_for(tiny_engine, monkeypatch):
     with Detector(tiny_engine) as detector:
         infer, held = detector._backend.infer, threading.Event()
@@ -138,6 +139,34 @@ def test_a_network_that_takes_long_is_not_waited_for(tiny_engine, monkeypatch):
         assert detector.predict(CHEST).flagged
 
 
+@pytest.mark.requirement("R-BATCH-1", "R-TIME-1")
+def test_a_film_of_a_batch_that_takes_long_costs_itself_only(tiny_engine, monkeypatch):
+    from ptxsdk import readers
+
+    read, held = readers.read_as, threading.Event()
+
+    def slow(image, reading):
+        if isinstance(image, str):
+            held.wait(30)
+        return read(image, reading)
+
+    films = [CHEST, "a dead mount.dcm", CHEST, CHEST]
+    with Detector(tiny_engine) as detector:
+        expected = detector.predict(CHEST).probability
+        detector.predict_batch(films[2:])
+        monkeypatch.setattr(readers, "read_as", slow)
+        first, dead, *rest = detector.predict_batch(films, errors="return", timeout=2)
+        assert dead.code == "detector.timeout"
+        assert [each.probability for each in (first, *rest)] == [expected] * 3
+        assert timed_out(lambda: detector.predict_batch(films, timeout=0.5)) < 10
+        assert timed_out(lambda: detector.predict_batch(films[1:2], timeout=0.1)) < 5
+        with pytest.raises(DetectorError) as caught:
+            detector.predict_batch(films, timeout=0)
+        assert caught.value.code == "detector.option"
+        held.set()
+
+
+@pytest.mark.requirement("R-TIME-1")
 def test_a_busy_detector_is_not_waited_for(tiny_engine):
     with Detector(tiny_engine) as detector:
         with detector._lock:
@@ -145,6 +174,7 @@ def test_a_busy_detector_is_not_waited_for(tiny_engine):
         assert detector.predict(CHEST, timeout=60).flagged
 
 
+@pytest.mark.requirement("R-TIME-1")
 def test_a_disk_that_hangs_is_not_waited_for(detector, monkeypatch):
     from ptxsdk import readers
 
@@ -156,6 +186,7 @@ def test_a_disk_that_hangs_is_not_waited_for(detector, monkeypatch):
     assert detector.predict(CHEST).flagged
 
 
+@pytest.mark.requirement("R-TIME-1")
 def test_the_film_of_a_call_given_up_may_be_freed(tiny_engine, monkeypatch):
     """The caller's memory is not touched once the call has returned."""
     with Detector(tiny_engine) as detector:

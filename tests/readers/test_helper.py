@@ -92,6 +92,7 @@ def test_a_codec_that_refuses_says_so_and_lives_on():
     assert helper.pids() == before
 
 
+@pytest.mark.requirement("R-TIME-2")
 @pytest.mark.parametrize(
     ("crash", "expected"),
     [
@@ -111,6 +112,7 @@ def test_a_codec_that_crashes_costs_its_film_and_no_other(monkeypatch, tmp_path,
     assert read(PNG).pixels.shape == film(bits=8).shape
 
 
+@pytest.mark.requirement("R-TIME-2")
 @pytest.mark.parametrize(
     "hang", ["while True: pass", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 60))\ntime.sleep(99)"]
 )
