@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -35,6 +36,15 @@ Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, fp16 or
 Point = Annotated[str | None, typer.Option("--operating-point", help="By name.")]
 Key = Annotated[
     Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
+]
+Rollback = Annotated[
+    Path | None, typer.Option("--rollback", metavar="FILE", help="Refuse engines older than this file remembers.")
+]
+Audit = Annotated[
+    Path | None, typer.Option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", help="Give up a film that takes longer, after three tries.")
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Films scored side by side.")]
 Keep = Annotated[int, typer.Option("--keep", min=0, help="Films that stay in the spool for the page.")]
@@ -76,6 +86,7 @@ def node(
     max_object: MaxObject = 128,
     idle: Annotated[float, typer.Option("--idle", metavar="SECONDS", help="Cut off peers silent so long.")] = 30,
     workers: Workers = 2,
+    timeout: Timeout = 120,
     keep: Keep = 20,
     reserve: Reserve = 256,
     give_up: GiveUp = 72,
@@ -86,6 +97,8 @@ def node(
     precision: Precision = "auto",
     operating_point: Point = None,
     key: Key = None,
+    rollback: Rollback = None,
+    audit: Audit = None,
 ) -> None:
     """Take films by DICOM, send results by DICOM or leave them in a folder.
 
@@ -106,11 +119,13 @@ def node(
             max_associations=max_associations,
             max_per_host=max_per_host,
             idle_seconds=idle,
+            film_seconds=timeout,
             **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up, grace),
             **_tls(tls_cert, tls_key, tls_ca, forward_tls),
         )
 
-    _run(config, engine, key, device=device, backend=backend, precision=precision, operating_point=operating_point)
+    options = {"device": device, "backend": backend, "precision": precision, "operating_point": operating_point}
+    _run(config, engine, key, audit, rollback=rollback, **options)
 
 
 def watch(
@@ -130,6 +145,7 @@ def watch(
     forward_tls: ForwardTls = False,
     max_object: MaxObject = 128,
     workers: Workers = 2,
+    timeout: Timeout = 120,
     keep: Keep = 20,
     reserve: Reserve = 256,
     give_up: GiveUp = 72,
@@ -140,6 +156,8 @@ def watch(
     precision: Precision = "auto",
     operating_point: Point = None,
     key: Key = None,
+    rollback: Rollback = None,
+    audit: Audit = None,
 ) -> None:
     """Take films from a folder that a unit drops them into; results go where those of the node do."""
     from ptxsdk.node.config import NodeConfig
@@ -154,11 +172,13 @@ def watch(
             watch=folder,
             remove_dropped=remove,
             settle_seconds=settle,
+            film_seconds=timeout,
             **_common(forward, out, spool, write, profile, http, workers, keep, reserve, max_object, give_up, grace),
             **_tls(tls_cert, tls_key, tls_ca, forward_tls),
         )
 
-    _run(config, engine, key, device=device, backend=backend, precision=precision, operating_point=operating_point)
+    options = {"device": device, "backend": backend, "precision": precision, "operating_point": operating_point}
+    _run(config, engine, key, audit, rollback=rollback, **options)
 
 
 def view(
@@ -228,21 +248,26 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None, for
     return {"tls": tls, "forward_tls": forward}
 
 
-def _run(make_config: Callable[[], NodeConfig], engine: Path | None, key: Path | None, **options: Any) -> None:
+def _run(
+    make_config: Callable[[], NodeConfig], engine: Path | None, key: Path | None, audit: Path | None, **options: Any
+) -> None:
     """Make the service, and run it until it is told to stop."""
     import ptxsdk
 
-    try:
-        config = make_config()
-        from ptxsdk.node import log
-        from ptxsdk.node.service import Service
+    with contextlib.ExitStack() as held:
+        try:
+            config = make_config()
+            from ptxsdk.node import log
+            from ptxsdk.node.service import Service
 
-        keys = None if key is None else (_read_key(key),)
-        log.start()
-        service = Service(config, lambda: ptxsdk.Detector(engine, trusted_keys=keys, profile=config.profile, **options))
-    except PtxsdkError as error:
-        _fail(error)
-    service.run()
+            keys = None if key is None else (_read_key(key),)
+            log.start()
+            records = None if audit is None else held.enter_context(ptxsdk.AuditFile(audit))
+            options |= {"trusted_keys": keys, "audit": records, "profile": config.profile}
+            service = Service(config, lambda: ptxsdk.Detector(engine, **options))
+        except PtxsdkError as error:
+            _fail(error)
+        service.run()
 
 
 def _read_key(path: Path) -> bytes:

@@ -122,6 +122,8 @@ class NodeConfig:
         Health, counters and page, on 127.0.0.1.  0: any free port.  None: none.
     workers : int
         Films scored side by side.
+    film_seconds : float
+        A film that takes longer to score is given up, after three tries for good.
     max_associations, max_per_host : int
         Associations at one time, together and from one address.
     max_object_bytes : int
@@ -158,6 +160,7 @@ class NodeConfig:
     forward_tls: bool = False
     http_port: int | None = None
     workers: int = 2
+    film_seconds: float = 120.0
     max_associations: int = 16
     max_per_host: int = 8
     max_object_bytes: int = 128 << 20
@@ -191,7 +194,8 @@ class NodeConfig:
         for name in ("workers", "max_associations", "max_per_host", "max_object_bytes"):
             if getattr(self, name) < 1:
                 raise NodeError("node.option", f"{name} must be at least 1")
-        for name in ("idle_seconds", "transfer_seconds", "retry_seconds", "retry_cap_seconds", "give_up_seconds"):
+        for what in ("film", "idle", "transfer", "retry", "retry_cap", "give_up"):
+            name = f"{what}_seconds"
             if not 0 < getattr(self, name) < float("inf"):
                 raise NodeError("node.option", f"{name} must be above 0, and finite")
 

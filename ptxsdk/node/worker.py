@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import ptxsdk
-from ptxsdk import readers
-from ptxsdk.errors import BackendError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.errors import AuditError, BackendError, DetectorError, InputError, PtxsdkError, WriterError
 from ptxsdk.node.config import NodeConfig
 from ptxsdk.node.log import event as log
 from ptxsdk.node.metrics import Metrics
@@ -81,7 +80,11 @@ class Worker(threading.Thread):
         self._metrics.add("ptxsdk_scoring_seconds_total", seconds)
         if error is None:
             self._keep(film, result, objects, seconds)
-        elif isinstance(error, BackendError) and film.attempts + 1 < MAX_ATTEMPTS:
+        elif isinstance(error, AuditError):  # no result without its record: the film waits in the queue until there is
+            log("no_audit", level=logging.ERROR, film=film.token, code=error.code)
+            self._store.give_back(film)
+            self._stopping.wait(_PAUSE)
+        elif _may_pass(error) and film.attempts + 1 < MAX_ATTEMPTS:
             log("retry", level=logging.WARNING, film=film.token, code=error.code)
             self._stopping.wait(_PAUSE)
         else:
@@ -109,8 +112,8 @@ class Worker(threading.Thread):
         """
         from ptxsdk.writers import dicom_objects
 
-        radiograph = readers.read(self._store.read(film))
-        detection = self._detector.predict(radiograph)
+        content = self._store.read(film)
+        radiograph, detection = self._detector.read_and_predict(content, timeout=self._config.film_seconds)
         datasets = dicom_objects(
             detection,
             radiograph,
@@ -119,6 +122,11 @@ class Worker(threading.Thread):
             created=datetime.fromtimestamp(film.received),  # noqa: DTZ006 - DICOM's times are local
         )
         return detection.to_dict(), {f"{name}.dcm": _encoded(dataset) for name, dataset in datasets.items()}
+
+
+def _may_pass(error: PtxsdkError) -> bool:
+    """Say whether the next try may go better."""
+    return isinstance(error, BackendError) or error.code == "detector.timeout"
 
 
 def _encoded(dataset: Any) -> bytes:

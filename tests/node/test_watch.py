@@ -52,6 +52,33 @@ def test_dropped_films_become_results_and_stay(engine_file, tmp_path, dropped):
         assert node.stop() == 0
 
 
+@pytest.mark.requirement("R-AUDIT-1")
+def test_every_film_stands_in_the_audit_log_and_a_restart_goes_on_with_it(engine_file, tmp_path, dropped):
+    film_files(dropped, 2, 1)
+    (dropped / "lateral.dcm").write_bytes(encoded(dx(None, 5, ViewPosition="LL")))
+    log = tmp_path / "audit.jsonl"
+    for start in (1, 2):
+        with watch(engine_file, tmp_path, dropped, "--audit", log, "--timeout", 60) as node:
+            node.wait_done(2, 30)
+            wait_for(lambda node=node: node.health()["queue"]["refused"], 20)
+            assert node.stop() == 0
+        assert CliRunner().invoke(app, ["audit", str(log)]).exit_code == 0
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [record["event"] for record in records].count("start") == start
+        films = [record for record in records if record["event"] == "predict"]
+        assert sorted(str(record["error"]) for record in films) == ["None", "None", "gate.view"]
+
+
+@pytest.mark.requirement("R-TRUST-4")
+def test_a_rollback_file_without_a_key_is_refused(tmp_path, dropped):
+    arguments = ["watch", str(dropped), "--out", str(tmp_path / "out"), "--spool", str(tmp_path / "spool")]
+    done = CliRunner().invoke(app, [*arguments, "--rollback", str(tmp_path / "state.json")])
+    assert done.exit_code == 2
+    assert "detector.option" in done.output
+    for wrong in ("0", "-1", "nan", "inf"):
+        assert CliRunner().invoke(app, [*arguments, "--timeout", wrong]).exit_code == 2
+
+
 def test_a_film_that_is_still_being_written_is_left_alone(engine_file, tmp_path, dropped):
     content = encoded(dx(make_chest((512, 448), **FLAGGED), 21))
     hidden, part = dropped / ".copy.dcm", dropped / "copy.dcm.part"

@@ -6,6 +6,7 @@ import io
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from made import make_chest
 from node_process import FLAGGED, dx, encoded, wait_for
 
 from ptxsdk import Detector
-from ptxsdk.errors import BackendError, NodeError, WriterError
+from ptxsdk.errors import BackendError, DetectorError, NodeError, WriterError
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.sender import FolderSender
@@ -82,11 +83,11 @@ class Broken:
     def __init__(self, detector, error, times):
         self._detector, self._error, self.left = detector.clone(), error, times
 
-    def predict(self, film):
+    def read_and_predict(self, film, *, timeout):
         if self.left:
             self.left -= 1
             raise self._error
-        return self._detector.predict(film)
+        return self._detector.read_and_predict(film, timeout=timeout)
 
     def __enter__(self):
         return self
@@ -101,9 +102,10 @@ def own(tiny_engine):
         yield made
 
 
-def test_a_backend_that_fails_gets_another_try(parts, own):
+@pytest.mark.parametrize("error", [BackendError("backend.failed", "no"), DetectorError("detector.timeout", "late")])
+def test_what_may_pass_gets_another_try(parts, own, error):
     put(parts, 1)
-    parts.start(Worker(Broken(own, BackendError("backend.failed", "no"), MAX_ATTEMPTS - 1), *parts.rest))
+    parts.start(Worker(Broken(own, error, MAX_ATTEMPTS - 1), *parts.rest))
     wait_for(lambda: parts.store.counts()["scored"], 20)
 
 
@@ -113,6 +115,38 @@ def test_but_not_for_ever_and_the_next_film_goes_ahead(parts, own):
     parts.start(Worker(Broken(own, BackendError("backend.failed", "no"), MAX_ATTEMPTS), *parts.rest))
     wait_for(lambda: parts.store.counts()["scored"], 20)
     assert [film.code for film in parts.store.recent(2)] == ["", "backend.failed"]
+
+
+@pytest.mark.requirement("R-AUDIT-4")
+def test_a_film_whose_record_cannot_be_kept_waits_until_it_can(parts, tiny_engine):
+    kept, refusing = [], threading.Event()
+
+    def sink(record):
+        if refusing.is_set() and record["event"] == "predict":
+            raise OSError("no room")
+        kept.append(record)
+
+    with Detector(tiny_engine, audit=sink) as detector:
+        refusing.set()
+        put(parts, 1)
+        parts.start(Worker(detector.clone(), *parts.rest))
+        time.sleep(0.05 * (MAX_ATTEMPTS + 5))
+        assert parts.store.counts()["received"] == 1
+        refusing.clear()
+        wait_for(lambda: parts.store.counts()["scored"], 20)
+    assert [record["event"] for record in kept] == ["start", "predict"]
+
+
+@pytest.mark.requirement("R-TIME-1")
+def test_a_film_that_takes_too_long_is_given_up(parts, own, monkeypatch):
+    parts.config = replace(parts.config, film_seconds=0.05)
+    held, infer = threading.Event(), own._backend.infer
+    monkeypatch.setattr(type(own._backend), "infer", lambda _: (held.wait(30), infer()))
+    put(parts, 1)
+    parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
+    wait_for(lambda: parts.store.counts()["failed"], 20)
+    held.set()
+    assert parts.store.recent(1)[0].code == "detector.timeout"
 
 
 @pytest.mark.parametrize(
