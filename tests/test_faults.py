@@ -141,6 +141,37 @@ def test_a_film_without_memory_is_refused_and_the_next_is_scored(tiny_engine, tm
     assert run(program).stdout == "input.too_large\nTrue\n"
 
 
+@pytest.mark.requirement("R-THREAD-1")
+def test_short_lived_threads_leave_nothing_behind(tiny_engine, tmp_path):
+    """Hosts give a film a thread, a timeout does, and a batch: some libraries keep something for every thread."""
+    (tmp_path / "tiny.ptxengine").write_bytes(tiny_engine)
+    np.save(tmp_path / "chest.npy", CHEST)
+    program = f"""
+        import gc, resource
+        import numpy as np
+        from ptxsdk import Detector
+        chest = np.load({str(tmp_path / "chest.npy")!r})
+        def resident():
+            gc.collect()
+            return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+        with Detector({str(tmp_path / "tiny.ptxengine")!r}, device="cpu") as detector:
+            def timed():
+                detector.predict(chest, timeout=60)
+            def batch():
+                detector.predict_batch([chest] * 2)
+            for work, count in ((timed, 3000), (batch, 1000)):
+                for _ in range(500):
+                    work()
+                before = resident()
+                for _ in range(count):
+                    work()
+                print((resident() - before) // 1024)
+    """
+    timed, batch = map(int, run(program).stdout.split())
+    assert timed < 1000  # KiB; 0.9 a thread were OpenCV's
+    assert batch < 1000
+
+
 WRITE_UNTIL_KILLED = """
     import os, sys
     from ptxsdk.files import write_file
