@@ -8,9 +8,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from ptxsdk.errors import BackendError
+
+PATIENCE = 0.75
+"""Seconds that a film may take on a device before the device counts as lost."""
+FIRST_PATIENCE = 60.0
+"""The same for a first film, for which the driver loads what it needs."""
+_PAUSE = 2e-5
 
 # The kernel module's version where NVIDIA's driver says it; Jetsons have none, their driver comes with CUDA.
 _MODULE_VERSION = Path("/sys/module/nvidia/version")
@@ -98,6 +105,26 @@ class Gpu:
         from cuda.core import LegacyPinnedMemoryResource
 
         return LegacyPinnedMemoryResource().allocate(size)
+
+    def done_within(self, seconds: float, *, stream: Any) -> bool:
+        """Wait for what is enqueued on a stream; whether it was done in time.  The device must be `current`.
+
+        Raises
+        ------
+        BackendError
+            ``backend.failed``: it failed; ``backend.out_of_memory``.
+        """
+        from cuda.bindings import driver
+
+        end = monotonic() + seconds
+        while True:
+            (status,) = driver.cuStreamQuery(driver.CUstream(address_of(stream)))
+            if status != driver.CUresult.CUDA_ERROR_NOT_READY:
+                _checked((status,))
+                return True
+            if monotonic() >= end:
+                return False
+            sleep(_PAUSE)
 
     def captured(self, stream: Any, record: Callable[[int], None]) -> Graph:
         """Return what `record` enqueues on the stream, whose address it gets, as a graph; the device must be `current`.

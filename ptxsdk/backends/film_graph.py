@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ptxsdk import gate
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import Gpu, address_of, release
+from ptxsdk.backends.cuda import FIRST_PATIENCE, PATIENCE, Gpu, address_of, release
 from ptxsdk.device_array import DeviceArray
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, InputError
@@ -32,9 +32,6 @@ from ptxsdk.ops.preprocess import transfer_of
 from ptxsdk.pipeline import Check, Floats, Run
 from ptxsdk.radiograph import Display
 
-PATIENCE = 0.75
-"""Seconds that a film may take on the device before the device counts as lost."""
-FIRST_PATIENCE = 60.0
 _RECORDS = 16  # regions that come back with the result; a film with more is left to the CPU twin
 _MOST_RECORDS = 1024  # as csrc/ops/aggregate_result.hpp has it
 _SAMPLE = 1 << 15  # display values for the gate; 64 by 64 to 128 by 256 are usual

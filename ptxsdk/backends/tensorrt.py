@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import Gpu, address_of, capability_name, count, release
+from ptxsdk.backends.cuda import FIRST_PATIENCE, PATIENCE, Gpu, address_of, capability_name, count, release
 from ptxsdk.backends.fastest import fastest
 from ptxsdk.backends.plans import PlanCache, PlanKey
 from ptxsdk.engine import Engine
@@ -216,8 +216,14 @@ class _Running:
         stream.sync()
         return cls(compiled=compiled, stream=stream, context=context, slots=slots)
 
-    def infer(self) -> bool:
-        """Copy up, run, copy back, wait; whether TensorRT ran."""
+    def infer(self, patience: float) -> bool:
+        """Copy up, run, copy back, wait; whether TensorRT ran.
+
+        Raises
+        ------
+        BackendError
+            ``backend.lost``: the device takes longer than `patience`, in seconds; ``backend.failed``.
+        """
         for slot in self.slots.values():
             if slot.is_input:
                 slot.device.copy_from(slot.pinned, stream=self.stream)
@@ -225,7 +231,9 @@ class _Running:
         for slot in self.slots.values():
             if not slot.is_input:
                 slot.device.copy_to(slot.pinned, stream=self.stream)
-        self.stream.sync()
+        gpu = self.compiled.gpu
+        if not gpu.done_within(patience, stream=self.stream):
+            raise BackendError("backend.lost", f"cuda:{gpu.index} did not answer within {patience:g} s")
         return bool(started)
 
 
@@ -243,6 +251,7 @@ class TensorRtBackend:
         self.device = f"cuda:{compiled.gpu.index}"
         self._engine = engine
         self._outputs = contract.outputs
+        self._patience = FIRST_PATIENCE
         # The only reference, so that whoever empties it decides where things are freed.
         self._held: list[_Running] = []
         self._let_go = weakref.finalize(self, release, compiled.gpu, self._held)
@@ -270,11 +279,14 @@ class TensorRtBackend:
         slots[self._engine.manifest.input.name].rounded_from(self.input)
         try:
             with compiled.gpu.current():
-                ran = running.infer()
+                ran = running.infer(self._patience)
+        except BackendError:
+            raise
         except Exception as error:  # as in the constructor
             raise BackendError("backend.failed", f"TensorRT failed: {error}; {compiled.log.taken()}") from error
         if not ran:
             raise BackendError("backend.failed", f"TensorRT failed: {compiled.log.taken()}")
+        self._patience = PATIENCE
         patch, mask = self._outputs.patch_logits, self._outputs.mask_logits
         return (
             as_plane(slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),

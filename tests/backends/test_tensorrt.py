@@ -223,7 +223,7 @@ def test_cuda_core_has_what_we_use():
         core.Stream: "handle sync",
         core.Buffer: "handle copy_from copy_to",
         core.LegacyPinnedMemoryResource: "allocate",
-        bound: "cuInit cuDeviceGetCount cuDriverGetVersion cuCtxGetCurrent cuCtxSetCurrent",
+        bound: "cuInit cuDeviceGetCount cuDriverGetVersion cuCtxGetCurrent cuCtxSetCurrent cuStreamQuery CUstream",
     }.items():
         assert [name for name in names.split() if not hasattr(owner, name)] == []
 
@@ -624,6 +624,35 @@ def test_a_failing_run(pretended, opened, cache, rtx):
     pretended.engines[0].fails = False
     found, expected = compute(loaded)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.requirement("R-TIME-1")
+def test_a_device_that_does_not_answer_is_not_waited_for(pretended, opened, cache):
+    loaded = load(opened, cache)
+    pretended.gpu.hangs = True
+    with pytest.raises(BackendError, match="did not answer") as raised:
+        loaded.infer()
+    assert raised.value.code == "backend.lost"
+    pretended.gpu.hangs = False
+    found, expected = compute(loaded)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.requirement("R-TIME-1")
+def test_a_stream_is_asked_until_it_is_done_or_the_time_is_over(driver):
+    gpu, stream = cuda.Gpu.open(0), SimpleNamespace(handle=77, is_closed=False)
+    busy = driver.Status(600)
+    driver.CUstream, driver.CUresult = int, SimpleNamespace(CUDA_ERROR_NOT_READY=busy)
+    answers = [busy, busy, driver.Status(0)]
+    driver.cuStreamQuery = lambda handle: (answers.pop(0),)
+    assert gpu.done_within(10, stream=stream)
+    assert answers == []
+    driver.cuStreamQuery = lambda handle: (busy,)
+    assert not gpu.done_within(0.01, stream=stream)
+    driver.cuStreamQuery = lambda handle: (driver.Status(719),)
+    with pytest.raises(BackendError) as raised:
+        gpu.done_within(10, stream=stream)
+    assert raised.value.code == "backend.failed"
 
 
 @pytest.mark.parametrize("what", ["current", "stream", "allocate", "pinned"])

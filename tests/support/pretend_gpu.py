@@ -60,6 +60,7 @@ class PretendGpu:
         self.depth = 0
         self.streams = []
         self.freed = []
+        self.hangs = False
 
     @contextlib.contextmanager
     def current(self):
@@ -82,6 +83,12 @@ class PretendGpu:
 
     def stream_of(self, handle):
         return self.streams[handle - 77]
+
+    def done_within(self, seconds, *, stream):
+        self.require_current()
+        if not self.hangs:
+            stream.sync()
+        return not self.hangs
 
     def pinned(self, size):
         return self.allocate(size, stream=None)
