@@ -4,7 +4,7 @@
 # 1. csrc/tests, free of Python: unit tests and fuzz targets under AddressSanitizer and UndefinedBehaviorSanitizer, the
 #    unit tests, with their many threads, under ThreadSanitizer.
 # 2. The bindings: the package built with the first two, under the tests of the operations and the fuzz target of their
-#    bindings; and the CUDA twins played on the host.
+#    bindings; and the CUDA twins played on the host.  Built with the third, under the tests of threads, clones and batches.
 #
 # `tools/sanitize.sh RUNS short` does the first part only.  Needs cmake, a C++ compiler with its sanitizers, and an environment with the extra 'test'.
 set -euo pipefail
@@ -29,15 +29,34 @@ done
 
 # Python is not built for the sanitizers: their runtime is loaded first, and leaks, which are Python's own, are not looked
 # for. Without `site` no editable install of the package comes first.
-package=$PWD/build/sanitize/package
-rm -rf "$package"
-"$python" -m pip install --quiet --no-deps --target "$package" \
-  --config-settings=build-dir=build/sanitize/wheel --config-settings=cmake.define.PTXSDK_SANITIZE=address,undefined .
-packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-export LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so) $(c++ -print-file-name=libstdc++.so)"
-export ASAN_OPTIONS=detect_leaks=0 PTXSDK_SANITIZE=address,undefined
 root=$PWD
-export PYTHONPATH=$package:$packages:$root/tests/support
-"$python" -S tests/fuzz/fuzz_ops.py --runs $((runs / 10))
-cd build/sanitize  # `python -m` would find the checkout's package first
-"$python" -S -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$root/tests/ops"
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+under() {  # KIND LIBRARY...: build the package with a sanitizer; from then on `sanitized ...` is Python with it
+  kind=$1
+  package=$root/build/sanitize/package-${kind%%,*}
+  rm -rf "$package"
+  "$python" -m pip install --quiet --no-deps --target "$package" --config-settings=build-dir="build/sanitize/wheel-${kind%%,*}" \
+    --config-settings=cmake.define.PTXSDK_SANITIZE="$kind" --config-settings=cmake.define.PTXSDK_CUDA=OFF "$root"
+  preloaded=
+  for library in "${@:2}"; do preloaded+="$(c++ -print-file-name="$library") "; done
+}
+sanitized() {
+  PTXSDK_SANITIZE=$kind LD_PRELOAD=$preloaded PYTHONPATH=$package:$packages:$root/tests/support setarch -R "$python" -S "$@"
+}
+tests() {
+  (cd build/sanitize && sanitized -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" "$@")
+}  # elsewhere: `python -m` would find the checkout's package first
+
+under address,undefined libasan.so libubsan.so libstdc++.so
+export ASAN_OPTIONS=detect_leaks=0
+sanitized tests/fuzz/fuzz_ops.py --runs $((runs / 10))
+tests "$root/tests/ops"
+
+# What TSan reports of libraries that were not built for it is not looked at. A race that is one has to be found.
+under thread libtsan.so
+export TSAN_OPTIONS="suppressions=$root/tools/tsan.supp report_signal_unsafe=0"
+if sanitized tools/a_race.py 2>/dev/null; then
+  echo "ThreadSanitizer does not see a race" >&2
+  exit 1
+fi
+tests "$root/tests/test_faults.py" "$root/tests/test_detector.py" -k "thirty_two or thread or clone or batch"

@@ -146,7 +146,8 @@ def _shares(length: int) -> Values:
     edges = np.arange(SIDE + 1)[:, None] * (length / SIDE)
     pixels = np.arange(length)
     overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-    return (np.maximum(overlap, 0) * (SIDE / length)).astype(np.float32)
+    shares: Values = (np.maximum(overlap, 0) * (SIDE / length)).astype(np.float32)
+    return shares
 
 
 def save_model(model: ScopeModel) -> bytes:
