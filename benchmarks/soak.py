@@ -155,7 +155,7 @@ def soak(make: Callable[[], Detector], count: int, folder: Path) -> dict[str, ob
     """Predict `count` times; the first fifth is warm-up."""
     given = films(folder)
     process = psutil.Process()
-    latency, work = np.empty(count), np.empty(count)
+    latency, work = np.full(count, np.nan), np.full(count, np.nan)  # touched: they do not grow the process later
     every = max(1, count // SAMPLES)
     times, rss, helpers = (np.empty(count // every + 1) for _ in range(3))
     taken, differing, restarts, last = 0, 0, 0, None
