@@ -493,7 +493,9 @@ def doctor(as_json: JsonOption = False) -> None:
         ("name", "usable", ""),
         [(name, "yes" if entry["usable"] else "no", entry["reason"]) for name, entry in report["backends"].items()],
     )
-    _table(console, "other", ("", ""), [("gpu", report["gpu"]), *report["engine"].items()])
+    _table(
+        console, "other", ("", ""), [("gpu", report["gpu"]), ("codecs", report["codecs"]), *report["engine"].items()]
+    )
 
 
 @app.command()
@@ -771,8 +773,18 @@ def _doctor_report() -> dict[str, Any]:
         "cpu": _cpu(),
         "backends": {name: {"usable": usable, "reason": reason} for name, (usable, reason) in probes.items()},
         "gpu": _gpus(),
+        "codecs": _confinement(),
         "engine": engine,
     }
+
+
+def _confinement() -> str:
+    """Say how far the kernel confines the helper process that codecs run in."""
+    from ptxsdk.readers.decoder import landlock
+
+    offered = landlock()
+    confined = [what for what, least in (("files", 1), ("TCP", 4), ("signals", 6)) if offered >= least]
+    return f"helper kept from {', '.join(confined)} by Landlock {offered}" if confined else "helper not confined"
 
 
 def _gpus() -> str:

@@ -356,6 +356,7 @@ def test_doctor():
     assert body["backends"]["openvino"]["usable"] is True
     assert body["versions"]["numpy"] == np.__version__
     assert "baseline" in body["cpu"]["instruction_sets"]
+    assert body["codecs"].startswith("helper ")
     assert run("doctor").exit_code == 0
 
 

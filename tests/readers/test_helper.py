@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -110,6 +111,43 @@ def test_a_codec_that_crashes_costs_its_film_and_no_other(monkeypatch, tmp_path,
         assert code(read, PNG) == expected
     helper.close()
     assert read(PNG).pixels.shape == film(bits=8).shape
+
+
+@pytest.mark.requirement("R-INPUT-6")
+@pytest.mark.skipif(decoder.landlock() < 6, reason=f"this kernel has Landlock {decoder.landlock()}, not 6")
+def test_a_codec_that_was_taken_over_reaches_nothing(monkeypatch, tmp_path):
+    """No file, no connection, no process: each attempt leaves a 1 in the picture where it succeeds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        attempts = f"""
+            import numpy
+            attempts = (
+                lambda: open("/etc/passwd"),
+                lambda: open({str(tmp_path / "new")!r}, "w"),
+                lambda: os.unlink({str(tmp_path / "decoder.py")!r}),
+                lambda: os.listdir("/"),
+                lambda: open("/proc/{os.getpid()}/mem", "r+b"),
+                lambda: os.posix_spawn("/bin/true", ["true"], {{}}),
+                lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]})),
+                lambda: socket.socket().bind(("127.0.0.1", 0)),
+                lambda: os.kill({os.getpid()}, signal.SIGCONT),
+            )
+            found = numpy.zeros({film(bits=8).shape}, numpy.uint8)
+            for index, attempt in enumerate(attempts):
+                try:
+                    attempt()
+                except PermissionError:
+                    found[0, index] = 1
+                except OSError as error:
+                    found[0, index] = error.errno
+                else:
+                    found[0, index] = 255
+            return found
+        """
+        with monkeypatch.context() as patch:
+            behave(patch, tmp_path, attempts)
+            answers = read(PNG).pixels[0, :9].tolist()
+    assert answers == [1] * 9
+    helper.close()
 
 
 @pytest.mark.requirement("R-TIME-2")
