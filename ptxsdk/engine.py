@@ -36,6 +36,7 @@ from ptxsdk.manifest import (
     RuleError,
     Tolerance,
 )
+from ptxsdk.onnx_weights import require_own_weights
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -45,9 +46,6 @@ MAX_ENTRIES = 256
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 DEFAULT_ENGINE = "clasegnet.ptxengine"
-
-# How ONNX names a file of weights: a StringStringEntryProto whose key is "location".
-_EXTERNAL_WEIGHTS = b"\x0a\x08location\x12"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -186,15 +184,14 @@ class Engine:
         Raises
         ------
         EngineError
-            ``engine.precision``: the engine has none.
+            ``engine.precision``: the engine has none; ``engine.corrupt``: it takes weights from outside, or is no ONNX.
         """
         network = self.manifest.networks.get(precision)
         if network is None:
             there = ", ".join(self.precisions)
             raise EngineError("engine.precision", f"no {precision!r} network in the engine, there is {there}")
         content = self._data[self._contents[network.entry]]
-        if _EXTERNAL_WEIGHTS in content:
-            raise EngineError("engine.corrupt", f"the {precision} network takes weights from outside the engine")
+        require_own_weights(content)
         return content
 
     def golden(self) -> tuple[GoldenVector, ...]:

@@ -464,8 +464,11 @@ def test_impossible_options(tiny_engine, options, error, code):
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_network_that_cannot_be_parsed(backend):
-    with pytest.raises(BackendError) as raised:
+    with pytest.raises(EngineError) as raised:
         Detector(make_engine(b"not an ONNX graph"), backend=backend)
+    assert raised.value.code == "engine.corrupt"
+    with pytest.raises(BackendError) as raised:
+        Detector(make_engine(b"\x12\x01a model of nothing"[:3]), backend=backend)
     assert raised.value.code == "backend.failed"
 
 
@@ -508,19 +511,66 @@ def test_a_network_that_breaks_its_contract(tiny_network, backend, change):
     assert raised.value.code == "backend.failed"
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_weights_outside_the_engine_are_refused(tiny_network, backend):
+def _outside(tensor):
     import onnx
 
-    def outside(graph):
-        gain = graph.initializer[0]
-        gain.ClearField("raw_data")
-        gain.data_location = onnx.TensorProto.EXTERNAL
-        gain.external_data.add(key="location", value="weights.bin")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
 
-    with pytest.raises(EngineError) as raised:
-        Detector(make_engine(_change(tiny_network, outside)), backend=backend)
+
+def _outside_in_a_branch(graph):
+    import onnx
+
+    branch = onnx.GraphProto()
+    _outside(branch.initializer.add(name="hidden", dims=[1], data_type=1))
+    graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", branch))
+
+
+def _outside_in_a_constant(graph):
+    import onnx
+
+    constant = onnx.TensorProto(name="hidden", dims=[1], data_type=1)
+    _outside(constant)
+    graph.node.append(onnx.helper.make_node("Constant", [], ["unused"], value=constant))
+
+
+def _outside_if_sparse(graph):
+    _outside(graph.sparse_initializer.add().values)
+
+
+@pytest.mark.requirement("R-TRUST-1")
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda graph: _outside(graph.initializer[0]), _outside_in_a_branch, _outside_in_a_constant, _outside_if_sparse],
+    ids=["initializer", "branch", "constant", "sparse"],
+)
+def test_weights_outside_the_engine_are_refused(tiny_network, backend, change):
+    with pytest.raises(EngineError, match="outside the engine") as raised:
+        Detector(make_engine(_change(tiny_network, change)), backend=backend)
     assert raised.value.code == "engine.corrupt"
+
+
+@pytest.mark.requirement("R-TRUST-1")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"\x0a\x08location\x12\x01w",
+        b"\x12\x01w\x0a\x08location",  # the value before its key
+        b"\x0a\x88\x00location\x12\x01w",  # a length in more bytes than it needs
+        b"\x0a\x08location\x92\x80\x00\x01w",  # a tag in more bytes than it needs
+        b"",
+    ],
+)
+@pytest.mark.parametrize("tag", [b"\x6a", b"\xea\x80\x00"])
+def test_however_they_are_encoded(tiny_network, entry, tag):
+    tensor = tag + bytes([len(entry)]) + entry
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    # Fields of the same message are merged: this adds a tensor to the network's own graph.
+    network = tiny_network + b"\x3a" + bytes([len(graph)]) + graph
+    with pytest.raises(EngineError, match="outside the engine"):
+        Detector(make_engine(network))
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

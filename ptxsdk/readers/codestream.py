@@ -30,6 +30,10 @@ _SOF_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _SOF_JPEGLS = 0xF7
 # Inside a scan JPEG stuffs FF with 00 and JPEG-LS with a zero bit; restart markers belong to the scan.
 _MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_FILL = re.compile(rb"\xff*")
+# What walks over headers here is Python: a file of nothing but headers must not keep it long.
+_MAX_SEGMENTS = 10_000
+_MAX_TILE_SEGMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def _measure_jpeg(data: bytes) -> Measure:
     if data[:2] != b"\xff\xd8":
         raise InputError("input.corrupt", "the codestream does not start like a JPEG")
     found: Measure | None = None
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         position, code, segment = _next_segment(data, position)
         if code in _SOF or code == _SOF_JPEGLS:
             precision, rows, columns, components = struct.unpack_from(">BHHB", segment)
@@ -158,6 +162,8 @@ def _measure_jpeg(data: bytes) -> Measure:
             break
         elif code == 0xD9:
             raise InputError("input.corrupt", "the JPEG holds no image")
+    else:
+        raise _too_many_segments()
     if found is None:
         raise InputError("input.corrupt", "the JPEG has no frame header")
     _end_of_jpeg(data)
@@ -166,12 +172,14 @@ def _measure_jpeg(data: bytes) -> Measure:
 
 def _next_segment(data: bytes, position: int) -> tuple[int, int, bytes]:
     """Return ``(position after it, marker code, content)`` of the marker segment at `position`."""
-    while data[position] == 0xFF and data[position + 1] == 0xFF:
-        position += 1
-    if data[position] != 0xFF:
+    marker = _FILL.match(data, position)
+    if marker is None or marker.end() == position:
         raise InputError("input.corrupt", "no JPEG marker where one must be")
+    position = marker.end() - 1
     code = data[position + 1]
-    if code == 0xD9 or code == 0x01 or 0xD0 <= code <= 0xD7:
+    if 0xD0 <= code <= 0xD7:
+        raise InputError("input.corrupt", "a JPEG restart marker outside of a scan")
+    if code in (0x01, 0xD9):
         return position + 2, code, b""
     (length,) = struct.unpack_from(">H", data, position + 2)
     end = position + 2 + length
@@ -186,7 +194,7 @@ _MAX_SCANS = 64  # every scan of a progressive JPEG goes over the whole image
 def _end_of_jpeg(data: bytes) -> int:
     """Return the position of the End Of Image marker; scans and the tables between them are walked through."""
     position, code, scans = 2, 0, 0
-    while code != 0xD9:
+    for _ in range(_MAX_SEGMENTS):
         try:
             if code == 0xDA:
                 scans += 1
@@ -200,7 +208,13 @@ def _end_of_jpeg(data: bytes) -> int:
             position, code, _ = _next_segment(data, position)
         except (IndexError, struct.error):
             raise InputError("input.truncated", "the JPEG has no end marker") from None
-    return start
+        if code == 0xD9:
+            return start
+    raise _too_many_segments()
+
+
+def _too_many_segments() -> InputError:
+    return InputError("input.too_large", "the codestream has more segments than any film needs")
 
 
 def _measure_jpeg2000(data: bytes, limits: Limits) -> Measure:
@@ -221,7 +235,9 @@ def _measure_jpeg2000(data: bytes, limits: Limits) -> Measure:
 def _jp2_codestream(data: bytes) -> int:
     """Return where the contiguous codestream starts in a JP2 file."""
     position = 0
-    while position + 8 <= len(data):
+    for _ in range(_MAX_SEGMENTS):
+        if position + 8 > len(data):
+            break
         length, kind = struct.unpack_from(">L4s", data, position)
         header = 8
         if length == 1:
@@ -238,7 +254,7 @@ def _jp2_codestream(data: bytes) -> int:
 def _walk_tiles(data: bytes, position: int, tiles: int) -> None:
     """Follow the lengths of all tile-parts to the end marker."""
     seen: set[int] = set()
-    while True:
+    for _ in range(_MAX_TILE_SEGMENTS):
         marker, length = struct.unpack_from(">HH", data, position)
         if marker != 0xFF90:
             if marker < 0xFF00 or length < 2:
@@ -258,5 +274,7 @@ def _walk_tiles(data: bytes, position: int, tiles: int) -> None:
             raise InputError("input.truncated", "the JPEG 2000 codestream ends before its last tile")
         if data[position : position + 2] == b"\xff\xd9":
             break
+    else:
+        raise _too_many_segments()
     if len(seen) != tiles:
         raise InputError("input.truncated", f"the JPEG 2000 codestream holds {len(seen)} of {tiles} tiles")

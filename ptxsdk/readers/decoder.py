@@ -77,7 +77,9 @@ def main() -> None:
 def _answer(request: dict[str, Any], memory: int, own: int) -> dict[str, Any]:
     import numpy as np
 
-    resource.setrlimit(resource.RLIMIT_AS, (own + request["memory"], resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)  # a host that is limited itself must not be outbid
+    most = own + request["memory"]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     # The parent keeps the time; this ends a helper whose parent is gone, or stopped.
     signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 1)
     try:

@@ -47,21 +47,23 @@ class _Gone(Exception):
     """The helper has ended."""
 
 
-class _NotStarted(Exception):
-    """The helper cannot be started."""
-
-
 class _Helper:
     """One helper process."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self) -> None:
         self.pid = os.getpid()
         self.sound = False
-        self._memory = _memory_file()
+        self._ready = False
         self._size = 0
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: Exception | None = None
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._memory = _memory_file()
+        except BaseException:
+            self._channel.close()
+            theirs.close()
+            raise
         started = threading.Event()
         try:
             keeper = threading.Thread(
@@ -71,29 +73,34 @@ class _Helper:
             started.wait()
             theirs.close()  # or nothing would show that the helper has ended
             if self._failure is not None:
-                raise _NotStarted(str(self._failure))  # noqa: TRY301 - what fails below ends here, too
-            self._wait_until_ready(deadline)
+                raise _not_started(str(self._failure))  # noqa: TRY301 - what else fails ends here, too
         except BaseException as error:
             self.close()
-            if isinstance(error, (RuntimeError, _NotStarted)):  # RuntimeError: no thread
-                raise InputError("input.decoder", f"the decoding helper cannot be started: {error}") from None
+            if isinstance(error, RuntimeError):
+                raise _not_started("the system gives no thread") from None
             raise
         finally:
             theirs.close()
+        self._patience = monotonic() + _START_SECONDS
         self.sound = True
 
     def _wait_until_ready(self, deadline: Deadline) -> None:
+        """Wait for the helper's start; one that is not over at the deadline goes on for the next film."""
         left = deadline.remaining()
-        self._channel.settimeout(max(1e-3, _START_SECONDS if left is None else min(_START_SECONDS, left)))
+        patience = self._patience - monotonic()
+        self._channel.settimeout(max(1e-3, patience if left is None else min(patience, left)))
         try:
             ready = self._channel.recv(decoder.MAX_MESSAGE)
         except TimeoutError:
-            deadline.check()
-            raise _NotStarted("it does not answer") from None
+            if left is not None and left < patience:
+                self.sound = True
+                raise deadline.error() from None
+            raise _not_started("it does not answer") from None
         except OSError:
             ready = b""
         if ready != decoder.READY:
-            raise _NotStarted(f"{_interpreter()} ended at once")
+            raise _not_started(f"{_interpreter()} ended at once")
+        self._ready = True
 
     def _supervise(self, theirs: socket.socket, started: threading.Event) -> None:
         arguments = [_interpreter(), "-I", "-S", str(Path(decoder.__file__).resolve())]
@@ -133,6 +140,8 @@ class _Helper:
         Afterwards the helper is `sound`, or must be closed.
         """
         self.sound = False
+        if not self._ready:
+            self._wait_until_ready(deadline)
         size = memoryview(data).nbytes
         self._grow(max(size, most))
         self._write(data)
@@ -215,6 +224,10 @@ class _Helper:
         return pixels
 
 
+def _not_started(why: str) -> InputError:
+    return InputError("input.decoder", f"the decoding helper cannot be started: {why}")
+
+
 def _memory_file() -> int:
     """Return a file in memory; never as 0, 1 or 2, which are free in a host that closed its standard streams."""
     made = os.memfd_create("ptxsdk-decoder", os.MFD_CLOEXEC)
@@ -251,9 +264,9 @@ class _Pool:
                 fresh = helper is None
                 if helper is None:
                     try:
-                        helper = _Helper(deadline)
+                        helper = _Helper()
                     except OSError as error:  # no more open files
-                        raise InputError("input.decoder", f"the decoding helper cannot be started: {error}") from None
+                        raise _not_started(str(error)) from None
                 try:
                     return self._decode(helper, codec, data, options, most, limits, deadline)
                 except _Gone:

@@ -29,7 +29,14 @@ _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _ORIENTATION = 274
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 _TIFF_TYPES = {1: "B", 3: "H", 4: "L"}
-_MAX_STRIPS = 1 << 20
+_MAX_STRIPS = 1 << 18  # tiles of 16 x 16 in 8192 x 8192
+# How many values a tag that is looked at may have.
+_TIFF_TAGS = {
+    **dict.fromkeys((256, 257, 259, 262, _ORIENTATION, 277, 284, 322, 323), 1),  # size, coding, tiles
+    **dict.fromkeys((258, 339), 8),  # bits and format of each sample
+    **dict.fromkeys((273, 279, 324, 325), _MAX_STRIPS),  # where the strips or tiles are
+}
+_MAX_CHUNKS = 100_000
 
 Array = npt.NDArray[np.generic]
 
@@ -73,7 +80,7 @@ def _scan_png(content: bytes, limits: Limits) -> tuple[int, int, int, int, bytes
     kept = [_PNG_MAGIC]
     size: tuple[int, int, int, int] | None = None
     position = 8
-    while True:
+    for _ in range(_MAX_CHUNKS):
         if position + 12 > len(content):
             raise InputError("input.truncated", "the PNG has no end chunk")
         length, kind = struct.unpack_from(">L4s", content, position)
@@ -90,11 +97,12 @@ def _scan_png(content: bytes, limits: Limits) -> tuple[int, int, int, int, bytes
             raise InputError("input.unsupported", "the PNG declares a transparent value")
         if kind == b"acTL" and length >= 4 and struct.unpack_from(">L", content, position + 8)[0] > 1:
             raise InputError("input.multi_frame", "the PNG is animated")
-        if kind in (b"IHDR", b"IDAT", b"IEND"):
+        if kind in (b"IHDR", b"IEND") or (kind == b"IDAT" and length):
             kept.append(content[position:end])
         position = end
         if kind == b"IEND":
             return *size, b"".join(kept)
+    raise InputError("input.too_large", "the PNG has more chunks than any film needs")
 
 
 def _png_header(content: bytes, position: int, limits: Limits) -> tuple[int, int, int, int]:
@@ -189,7 +197,7 @@ def read_tiff(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
 
 
 def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
-    """Return the integer tags of the first directory, and whether another directory follows."""
+    """Return the tags of `_TIFF_TAGS` in the first directory, and whether another directory follows."""
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(content[:4])
     if order is None:
         raise InputError("input.unsupported", "BigTIFF is not read")
@@ -200,13 +208,13 @@ def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(order + "HHL", content, entry)
             code = _TIFF_TYPES.get(kind)
-            if code is None or not 0 < number <= _MAX_STRIPS:
+            if code is None or tag in tags or not 0 < number <= _TIFF_TAGS.get(tag, 0):
                 continue
             values = struct.Struct(f"{order}{number}{code}")
             where = entry + 8
             if values.size > 4:
                 (where,) = struct.unpack_from(order + "L", content, where)
-            tags.setdefault(tag, list(values.unpack_from(content, where)))
+            tags[tag] = list(values.unpack_from(content, where))
         (following,) = struct.unpack_from(order + "L", content, directory + 2 + 12 * count)
     except struct.error:
         raise InputError("input.truncated", "the TIFF ends before its directory does") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from ptxsdk.errors import DetectorError, InputError
 
+_MOST = 1 << 40
+_MOST_SECONDS = 1e6
 _DECODING_COPIES = 4
 """What decoding takes of memory, in sizes of the decoded film: codecs work in 32 bits, and hand over a copy."""
 
@@ -47,7 +48,7 @@ class Limits:
     Raises
     ------
     DetectorError
-        ``detector.option``: a limit is not a positive number.
+        ``detector.option``: a limit is not a number above 0, or beyond 2^40 and 10^6 seconds.
     """
 
     file_bytes: int = 320 << 20
@@ -66,8 +67,9 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             number = isinstance(value, (int, float)) if field.type == "float" else isinstance(value, int)
-            if not number or isinstance(value, bool) or not 0 < value < math.inf:
-                raise DetectorError("detector.option", f"limit {field.name} is {value!r}, not a positive number")
+            most = _MOST_SECONDS if field.type == "float" else _MOST
+            if not number or isinstance(value, bool) or not 0 < value <= most:
+                raise DetectorError("detector.option", f"limit {field.name} is {value!r}, not in 0 to {most:g}")
 
     def check_size(self, rows: int, columns: int, bytes_per_pixel: int) -> None:
         """Refuse a film of these dimensions when a side is not positive or anything is beyond the limits.
