@@ -23,7 +23,7 @@ NAMES = ("network/fp32.onnx", "../up", "/etc/passwd", "a" * 300, "golden/x.npy",
 
 @functools.cache
 def base() -> bytes:
-    return make_engine(b"a network, which no engine reads")
+    return make_engine(b"\x12\x13a producer's name, ")
 
 
 @functools.cache
@@ -74,7 +74,10 @@ def one_input(data: bytes) -> None:
         assert len(raw) < 1 << 20
         return
     for precision in engine.precisions:
-        engine.network(precision)
+        try:
+            engine.network(precision)
+        except EngineError as error:
+            assert error.code == "engine.corrupt"
     for vector in engine.golden():
         assert vector.pixels.ndim == 2
     assert engine.id.sha256
