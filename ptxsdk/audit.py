@@ -61,6 +61,7 @@ class AuditChain:
         self._head = head or Head()
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._certain = True
 
     @property
     def head(self) -> Head:
@@ -85,6 +86,8 @@ class AuditChain:
         if os.getpid() != self._pid:
             raise AuditError("audit.failed", "the audit chain was made in another process, before a fork")
         with self._lock:
+            if not self._certain:
+                self._find_head()
             now = dt.datetime.now(dt.timezone.utc).isoformat(timespec="microseconds")
             own = {
                 "audit": FORMAT,
@@ -94,14 +97,28 @@ class AuditChain:
                 "event": event,
             }
             record = {**own, **content, **own}
+            # A signal's handler may raise anywhere in here; then nobody knows whether the record was kept.
+            self._certain = False
             try:
                 record["hash"] = record_hash(record)
                 self._sink(record)
-            except PtxsdkError:
-                raise
             except Exception as error:
+                self._certain = self._was_not_kept(error)
+                if isinstance(error, PtxsdkError):
+                    raise
                 raise AuditError("audit.failed", f"the audit sink failed: {type(error).__name__}") from error
             self._head = Head(record["sequence"], record["hash"])
+            self._certain = True
+
+    def _was_not_kept(self, error: Exception) -> bool:
+        """Say whether the sink's error proves that a record was not kept; sinks raise it for that."""
+        return True
+
+    def _find_head(self) -> None:
+        """Find out where the chain stands after a record was interrupted."""
+        raise AuditError(
+            "audit.failed", "a record was interrupted: make a new chain, with the head of the last record that was kept"
+        )
 
 
 class AuditFile(AuditChain):
@@ -125,6 +142,7 @@ class AuditFile(AuditChain):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._opened_by = os.getpid()
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, 0o600)
@@ -142,9 +160,21 @@ class AuditFile(AuditChain):
         if torn:
             self.append("recovered", {"torn": {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}})
 
+    def _was_not_kept(self, error: Exception) -> bool:
+        return isinstance(error, AuditError)  # others come from a signal's handler
+
+    def _find_head(self) -> None:
+        try:
+            self._head, _ = self._resume()
+        except OSError as error:
+            raise AuditError("audit.failed", f"{str(self.path)!r}: {error.strerror}") from None
+        self._certain = True
+
     def close(self) -> None:
         """Give the file free; later records raise ``audit.failed``.  Idempotent."""
         if self._descriptor >= 0:
+            if os.getpid() == self._opened_by:  # or a forked child would keep it locked
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -186,9 +216,9 @@ class AuditFile(AuditChain):
             raise AuditError("audit.failed", f"a record of {len(line)} bytes is not an audit record")
         before = os.fstat(self._descriptor).st_size
         try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):  # a disk may be full in the middle of a line
-                os.write(self._descriptor, line[written:])
+            written = 0
+            while written < len(line):  # a disk may be full in the middle of a line
+                written += os.write(self._descriptor, line[written:])
             os.fsync(self._descriptor)
         except OSError as error:
             try:

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -114,7 +115,7 @@ def predict(
     One JSON object a line with --json. A film that fails never stops the others; exit status 1 when any was not
     scored.
     """
-    if timeout is not None and not 0 < timeout < float("inf"):
+    if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
         raise typer.BadParameter(f"--timeout {timeout} is not a number of seconds above 0")
     writers = _chosen_writers(write, out, profile)
     console = _console(stderr=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -61,6 +63,17 @@ class Deadline:
 
 NO_DEADLINE = Deadline()
 
+_EXIT_SECONDS = 5.0
+_left: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_for_those_left() -> None:
+    """Let work that was given up end before the interpreter does: a thread inside a runtime would abort the process."""
+    end = monotonic() + _EXIT_SECONDS
+    for thread in list(_left):
+        thread.join(max(0.0, end - monotonic()))
+
 
 def within(seconds: float, work: Callable[[Deadline], T]) -> T:
     """Do work on another thread, and wait for it no longer than this.
@@ -90,10 +103,12 @@ def within(seconds: float, work: Callable[[Deadline], T]) -> T:
             done.set()
 
     try:
-        threading.Thread(target=run, name="ptxsdk-predict", daemon=True).start()
+        thread = threading.Thread(target=run, name="ptxsdk-predict", daemon=True)
+        thread.start()
     except RuntimeError as error:
         raise DetectorError("detector.internal", f"the system gives no thread: {error}") from None
     if not done.wait(deadline.remaining()):
+        _left.add(thread)
         raise deadline.error()
     if failed:
         try:

@@ -223,7 +223,8 @@ class Detector:
             DICOM (CR, DX), PNG, JPEG or TIFF by path or content; arrays as in `Radiograph.from_array`.  An array on a
             CUDA device needs a detector on that device.
         timeout : float, optional
-            Seconds after which the call returns, whatever the film, the disk or the device does.  Work then given up
+            Seconds after which the call returns, whatever the film, the disk or the device does (an audit sink is
+            waited for).  Work then given up
             is stopped at its next stage, a codec at once; a network that is running cannot be stopped, its result is
             thrown away, and the next call waits for its end within its own time.  Memory of the caller's is copied
             first, but for arrays on a device, which must live on until the detector is called again or closed.
@@ -275,7 +276,7 @@ class Detector:
             if timeout is None:
                 film, detection = self._read_and_score(image, NO_DEADLINE)
             else:
-                owned = _own_memory(image, self._reading.limits)
+                owned = _own(image, self._reading.limits)
                 film, detection = within(timeout, lambda deadline: self._read_and_score(owned, deadline))
         except MemoryError:
             failure = InputError("input.too_large", "there is not enough memory for this film")
@@ -347,7 +348,8 @@ class Detector:
             raise DetectorError("detector.option", "predict_batch takes several films; give a list")
         _check_timeout(timeout)
         self._check_usable()
-        films = map(_own, images)
+        limits = self._reading.limits
+        films = (_own(image, limits) for image in images)  # a batch reads ahead, and producers use buffers again
         first = list(itertools.islice(films, 2))
         if len(first) < 2:
             return [self._predict_or_return(self, image, errors, timeout) for image in first]
@@ -356,7 +358,7 @@ class Detector:
     def _predict_side_by_side(
         self, films: Iterator[object], errors: Literal["raise", "return"], timeout: float | None
     ) -> list[Detection | PtxsdkError]:
-        crew = self._hire()
+        crew = self._hire(timeout)
         free: queue.SimpleQueue[Detector] = queue.SimpleQueue()
         for member in crew:
             free.put(member)
@@ -392,9 +394,9 @@ class Detector:
                 return error
             raise
 
-    def _hire(self) -> tuple[Detector, ...]:
+    def _hire(self, timeout: float | None) -> tuple[Detector, ...]:
         """Return the detectors that score a batch: each takes a film through the pipeline on one thread."""
-        with self._lock:
+        with Deadline(timeout).holding(self._lock):
             self._check_usable()
             if not self._crew:
                 try:
@@ -608,19 +610,16 @@ def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:
     backend.close()
 
 
-def _own(image: object) -> object:
-    """Return a film that its producer may not change any more: a batch reads ahead, and buffers are used again."""
-    return image.copy() if isinstance(image, np.ndarray) else image
+def _own(image: object, limits: Limits) -> object:
+    """Return a film that stays as it is when the caller changes or frees its memory.
 
-
-def _own_memory(image: object, limits: Limits) -> object:
-    """Return a film that stays as it is when the caller goes on without waiting, and frees its memory."""
+    One that is larger than a film's file may be is returned as it is: reading refuses it.
+    """
     if isinstance(image, (bytearray, memoryview)):
-        limits.check_file(memoryview(image).nbytes)
-        return bytes(image)
+        return image if memoryview(image).nbytes > limits.file_bytes else bytes(image)
     if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
         return replace(image, pixels=image.pixels.copy())
-    return _own(image)
+    return image.copy() if isinstance(image, np.ndarray) else image
 
 
 def _check_timeout(value: object) -> None:

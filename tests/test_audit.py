@@ -321,6 +321,60 @@ def test_every_record_is_on_the_disk_before_the_caller_goes_on(log, monkeypatch)
         assert synced == [log.read_bytes()]
 
 
+@pytest.mark.requirement("R-AUDIT-3")
+@pytest.mark.parametrize("at", ["before", "after"])
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, TimeoutError, AssertionError])
+def test_a_signal_in_the_middle_of_a_record_leaves_a_chain(log, monkeypatch, at, interruption):
+    """A signal's handler may raise on either side of the moment when a record is on the disk."""
+    fsync = os.fsync
+
+    def interrupted(descriptor):
+        if at == "after":
+            fsync(descriptor)
+        raise interruption
+
+    with AuditFile(log) as chain:
+        chain.append("host", {})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupted)
+            with pytest.raises((KeyboardInterrupt, AuditError)):
+                chain.append("host", {})
+        for _ in range(2):
+            chain.append("host", {})
+        assert verify(log).head == chain.head
+
+
+def test_a_chain_of_the_hosts_that_was_interrupted_is_not_guessed():
+    kept = []
+
+    def sink(record):
+        kept.append(record)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    chain = AuditChain(sink)
+    chain.append("host", {})
+    with pytest.raises(KeyboardInterrupt):
+        chain.append("host", {})
+    assert refusal(chain.append, "host", {}) == "audit.failed"
+    assert len(kept) == 2
+
+
+def test_a_forked_child_keeps_no_lock(log):
+    with AuditFile(log) as chain:
+        chain.append("host", {})
+        holder, end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(end)
+            os.read(holder, 1)
+            os._exit(0)
+        os.close(holder)
+    AuditFile(log).close()
+    os.close(end)
+    os.waitpid(child, 0)
+
+
 def test_one_writer_at_a_time(log, tmp_path):
     with AuditFile(log):
         assert refusal(AuditFile, log) == "audit.locked"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -167,10 +172,37 @@ def test_a_film_of_a_batch_that_takes_long_costs_itself_only(tiny_engine, monkey
 
 
 @pytest.mark.requirement("R-TIME-1")
+def test_a_process_may_end_while_a_network_that_was_given_up_runs(tmp_path):
+    program = """
+        from made import make_chest, make_engine, make_network
+        import time
+        from ptxsdk import Detector, DetectorError
+        detector = Detector(make_engine(make_network()), device="cpu")
+        infer = detector._backend.infer
+        def slow():
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                infer()
+            return infer()
+        detector._backend.infer = slow
+        try:
+            detector.predict(make_chest(), timeout=0.1)
+        except DetectorError as error:
+            print(error.code)
+    """
+    support = Path(__file__).parent / "support"
+    environment = {**os.environ, "PYTHONPATH": str(support)}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "detector.timeout\n"), ended.stderr
+
+
+@pytest.mark.requirement("R-TIME-1")
 def test_a_busy_detector_is_not_waited_for(tiny_engine):
     with Detector(tiny_engine) as detector:
         with detector._lock:
             assert timed_out(lambda: detector.predict(CHEST, timeout=0.1)) < 5
+            assert timed_out(lambda: detector.predict_batch([CHEST] * 3, timeout=0.1)) < 5
         assert detector.predict(CHEST, timeout=60).flagged
 
 

@@ -5,6 +5,8 @@ Every check is "pass", "fail" or "unknown" and has a stable code; docs/gate.md l
 
 from __future__ import annotations
 
+import importlib
+
 from ptxsdk.detection import Check
 from ptxsdk.errors import OutOfScope
 from ptxsdk.gate.content import check_content, sample, sample_step
@@ -33,9 +35,10 @@ __all__ = [
 
 
 def load() -> None:
-    """Load the scope model now, so that no film waits for it."""
+    """Load OpenCV and the scope model now, so that no film waits for them."""
     from ptxsdk.gate.scope import shipped_model
 
+    importlib.import_module("cv2")
     shipped_model()
 
 

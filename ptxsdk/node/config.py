@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,8 +197,8 @@ class NodeConfig:
                 raise NodeError("node.option", f"{name} must be at least 1")
         for what in ("film", "idle", "transfer", "retry", "retry_cap", "give_up"):
             name = f"{what}_seconds"
-            if not 0 < getattr(self, name) < float("inf"):
-                raise NodeError("node.option", f"{name} must be above 0, and finite")
+            if not 0 < getattr(self, name) <= threading.TIMEOUT_MAX:
+                raise NodeError("node.option", f"{name} must be above 0, and no more than can be waited")
 
     @property
     def destinations(self) -> tuple[str, ...]:

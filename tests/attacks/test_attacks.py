@@ -124,6 +124,59 @@ def tiff_strips():
     return b"II*\0" + struct.pack("<L", 8) + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
+def bomb_of_tags(count):
+    """TIFF tags, each with a million values, all of them the same bytes."""
+    size = 8 + 2 + 12 * count + 4 + (1 << 20)
+    tags = b"".join(struct.pack("<HHLL", 1000 + tag, 1, min(size, 1 << 20), 0) for tag in range(count))
+    return b"II*\0" + struct.pack("<L", 8) + struct.pack("<H", count) + tags + bytes(4)
+
+
+def tiff_tags():
+    """Tags that nobody looks at, 8 GB if each were unpacked."""
+    return bomb_of_tags(1000) + bytes(1 << 20)
+
+
+def exif_tags():
+    """The same beside the pixels of a JPEG."""
+    exif = b"Exif\0\0" + bomb_of_tags(1000)
+    tagged = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    return b"\xff\xd8" + tagged + bytes(imagecodecs.jpeg8_encode(film(bits=8)))[2:]
+
+
+def png_empty_chunks():
+    """Millions of chunks of pixels without a pixel."""
+    return png(33, 47, extra=png_chunk(b"IDAT", b"") * 2_000_000)
+
+
+def jpeg_fill_bytes():
+    """32 MB of fill bytes before a marker."""
+    return b"\xff\xd8" + b"\xff" * (32 << 20) + b"\xd9"
+
+
+def jpeg_restarts():
+    """Millions of restart markers where no scan is."""
+    return b"\xff\xd8" + b"\xff\xd0" * (16 << 20) + b"\xff\xd9"
+
+
+def jpeg_segments():
+    """Millions of empty comments."""
+    return b"\xff\xd8" + b"\xff\xfe\0\2" * (8 << 20) + b"\xff\xd9"
+
+
+def jpeg2000_segments():
+    """The same in JPEG 2000."""
+    stream = bytes(imagecodecs.jpeg2k_encode(film(), codecformat="j2k", reversible=True, bitspersample=12))
+    at = stream.index(b"\xff\x90")
+    hostile = stream[:at] + b"\xff\x64\0\2" * (4 << 20) + stream[at:]
+    return encapsulated(dataset(), hostile, "1.2.840.10008.1.2.4.90")
+
+
+def jp2_boxes():
+    """Millions of empty boxes before the codestream of a JP2 file."""
+    boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * (4 << 20)
+    return encapsulated(dataset(), boxes, "1.2.840.10008.1.2.4.90")
+
+
 def jpeg2000_with_size(side, tile):
     stream = bytearray(imagecodecs.jpeg2k_encode(film(), codecformat="j2k", reversible=True, bitspersample=12))
     struct.pack_into(">8L", stream, 8, side, side, 0, 0, tile, tile, 0, 0)
@@ -158,6 +211,14 @@ FILMS = {
     png_pixel_bomb: "none",
     tiff_tiles: "input.too_large",
     tiff_strips: "input.corrupt",
+    tiff_tags: "input.corrupt",
+    exif_tags: "none",
+    png_empty_chunks: "input.too_large",
+    jpeg_fill_bytes: "input.corrupt",
+    jpeg_restarts: "input.corrupt",
+    jpeg_segments: "input.too_large",
+    jpeg2000_segments: "input.too_large",
+    jp2_boxes: "input.corrupt",
     jpeg2000_tiles: "input.truncated",
     jpeg2000_size: "input.too_large",
     polyglot: "input.truncated",

@@ -246,14 +246,21 @@ def test_precisions_that_do_not_exist_are_refused(engine, folder, tmp_path, prec
     assert caught.value.code == "build.option"
 
 
-def test_a_full_disk_leaves_the_old_engine(engine, folder, tmp_path):
+def test_a_full_disk_leaves_the_old_engine(engine, folder, tmp_path, monkeypatch):
     out = tmp_path / "engine.ptxengine"
     out.write_bytes(b"the old engine")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     import signal
 
+    write = variants.write_engine
+
+    def full(*arguments):
+        """Only from here on: films are read through a file, too."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        return write(*arguments)
+
+    monkeypatch.setattr(variants, "write_engine", full)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
         with pytest.raises(WriterError):
             build_engine(engine, folder, out, budget=LOOSE, precisions=("fp16",))

@@ -116,7 +116,7 @@ def test_a_codec_that_crashes_costs_its_film_and_no_other(monkeypatch, tmp_path,
 @pytest.mark.requirement("R-INPUT-6")
 @pytest.mark.skipif(decoder.landlock() < 6, reason=f"this kernel has Landlock {decoder.landlock()}, not 6")
 def test_a_codec_that_was_taken_over_reaches_nothing(monkeypatch, tmp_path):
-    """No file, no connection, no process: each attempt leaves a 1 in the picture where it succeeds."""
+    """No file, no connection, no process: each attempt leaves a 1 in the picture where the kernel forbids it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         attempts = f"""
             import numpy
@@ -168,6 +168,36 @@ def test_a_codec_that_hangs_is_killed(monkeypatch, tmp_path, hang):
     assert helper.pids() == []
     assert gone(seen[0]._process.pid)
     read(PNG)
+
+
+def test_a_start_that_takes_longer_than_the_deadline_serves_the_next_film(monkeypatch, tmp_path):
+    source = Path(decoder.__file__).read_text()
+    slow = tmp_path / "decoder.py"
+    slow.write_text(source.replace("    _tie_to(parent)\n", "    _tie_to(parent)\n    import time; time.sleep(1)\n"))
+    monkeypatch.setattr(decoder, "__file__", str(slow))
+    with pytest.raises(DetectorError) as caught:
+        read_as(PNG, Reading(deadline=Deadline(0.1)))
+    assert caught.value.code == "detector.timeout"
+    (started,) = helper.pids()
+    read_as(PNG, Reading(deadline=Deadline(30)))
+    assert helper.pids() == [started]
+
+
+def test_a_host_under_a_hard_limit_of_memory(tmp_path):
+    (tmp_path / "film.png").write_bytes(PNG)
+    program = f"""
+        import resource
+        from ptxsdk import read
+        resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
+        import ctypes  # a program that may not raise its limits, as a service has it
+        class Header(ctypes.Structure):
+            _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+        none = (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).capset(ctypes.byref(Header(0x20080522, 0)), none)
+        print(read({str(tmp_path / "film.png")!r}).pixels.shape)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{film(bits=8).shape}\n"
 
 
 def test_a_deadline_is_not_waited_beyond(monkeypatch, tmp_path):
