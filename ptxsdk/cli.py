@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 import ptxsdk
+from ptxsdk.deadline import wait_for_those_left
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
 from ptxsdk.node import command as node_commands
@@ -77,11 +78,19 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     try:
-        sys.exit(app(prog_name="ptxsdk"))
+        try:
+            app(prog_name="ptxsdk")
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
     except OSError as error:  # stdout is full or gone: what could not be said is not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"ptxsdk: cannot write the output: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
+    if not wait_for_those_left():  # a network that hangs would abort the process
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)
+    sys.exit(status)
 
 
 @app.command()

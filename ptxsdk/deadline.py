@@ -28,6 +28,7 @@ class Deadline:
     def __init__(self, seconds: float | None = None) -> None:
         self._seconds = seconds
         self._end = None if seconds is None else monotonic() + seconds
+        self._queued = False
 
     def remaining(self) -> float | None:
         """Return the seconds that are left, 0 when there are none, None without a deadline."""
@@ -46,10 +47,18 @@ class Deadline:
 
     @contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold a lock, waiting for it no longer than until the deadline."""
+        """Hold a detector's lock, waiting for it no longer than until the deadline.
+
+        Raises
+        ------
+        DetectorError
+            ``detector.busy``.
+        """
         left = self.remaining()
+        self._queued = True
         if not lock.acquire(timeout=-1 if left is None else left):
             raise self.error()
+        self._queued = False
         try:
             self.check()
             yield
@@ -58,6 +67,8 @@ class Deadline:
 
     def error(self) -> DetectorError:
         """Return the error of a deadline that has passed."""
+        if self._queued:
+            return DetectorError("detector.busy", f"another film held the detector for {self._seconds:g} s")
         return DetectorError("detector.timeout", f"the film was not scored within {self._seconds:g} s")
 
 
@@ -68,11 +79,18 @@ _left: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
-def _wait_for_those_left() -> None:
-    """Let work that was given up end before the interpreter does: a thread inside a runtime would abort the process."""
+def wait_for_those_left() -> bool:
+    """Let work that was given up end before the interpreter does: a thread inside a runtime would abort the process.
+
+    Returns
+    -------
+    bool
+        Whether all of it has ended; else only `os._exit` ends the process cleanly.
+    """
     end = monotonic() + _EXIT_SECONDS
     for thread in list(_left):
         thread.join(max(0.0, end - monotonic()))
+    return not any(thread.is_alive() for thread in list(_left))
 
 
 def within(seconds: float, work: Callable[[Deadline], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -33,6 +34,7 @@ from ptxsdk.readers.limits import Limits
 from ptxsdk.readers.reading import Decode, Reading
 
 _LOGGER = logging.getLogger("ptxsdk")
+_CLOSE_SECONDS = 5.0
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
 
 
@@ -244,7 +246,8 @@ class Detector:
         BackendError
             The network failed or produced numbers that are not finite.
         DetectorError
-            ``detector.closed`` or ``detector.forked``; ``detector.timeout``.
+            ``detector.closed`` or ``detector.forked``; ``detector.timeout``; ``detector.busy``: another film held the
+            detector for all of that time.
         AuditError
             The film's record could not be kept; its score is not returned.
         """
@@ -389,7 +392,7 @@ class Detector:
         try:
             return detector.predict(image, timeout=timeout)
         except PtxsdkError as error:
-            of_the_film = not isinstance(error, DetectorError) or error.code == "detector.timeout"
+            of_the_film = not isinstance(error, DetectorError) or error.code in ("detector.timeout", "detector.busy")
             if errors == "return" and of_the_film:
                 return error
             raise
@@ -478,17 +481,30 @@ class Detector:
         return twin
 
     def close(self) -> None:
-        """Release the network; later calls raise ``detector.closed``.  Idempotent; clones live on."""
-        if os.getpid() != self._pid:  # the lock may be held for ever by a thread that did not survive the fork
-            self._closed = True
+        """Release the network; later calls raise ``detector.closed``.  Idempotent; clones live on.
+
+        A film that is being scored is waited for, up to 5 s; a network that runs longer is released when it returns.
+        """
+        already, self._closed = self._closed, True
+        if already or os.getpid() != self._pid:  # the lock may be held for ever by a thread the fork did not copy
             return
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                _let_go(self._pipeline, self._backend)
-                for member in self._crew:
-                    member.close()
-                self._crew = ()
+        if self._release(_CLOSE_SECONDS):
+            return
+        with contextlib.suppress(RuntimeError):  # no thread to be had, or the interpreter ends: the system releases all
+            threading.Thread(target=self._release, daemon=True).start()
+
+    def _release(self, seconds: float = -1) -> bool:
+        """Give the network free once no film holds it; wait for that no longer than this, and say whether it came."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        try:
+            _let_go(self._pipeline, self._backend)
+            for member in self._crew:
+                member.close()
+            self._crew = ()
+        finally:
+            self._lock.release()
+        return True
 
     def __enter__(self) -> Detector:
         self._check_usable()

@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
     "backend.lost": "The device stopped answering.",
     "backend.out_of_memory": "The device has not enough free memory.",
     "backend.not_finite": "The network produced NaN or infinity.",
+    "detector.busy": "Another film held the detector for all of the time given to predict.",
     "detector.closed": "The detector was closed.",
     "detector.forked": "The detector was made in another process, before a fork.",
     "detector.internal": "A defect in ptxsdk itself; nothing was scored.",

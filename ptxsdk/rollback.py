@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Protocol, runtime_checkable
 
 from ptxsdk.engine import Engine
@@ -22,6 +23,7 @@ from ptxsdk.files import write_file
 from ptxsdk.manifest import MAX_SECURITY_VERSION
 
 _MAX_BYTES = 256
+_LOCK_SECONDS = 10.0
 
 
 @runtime_checkable
@@ -121,13 +123,22 @@ class RollbackFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock: the file itself is another after every write."""
+        """Hold a lock file of this user's beside the file, which is another after every write."""
         try:
-            descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         except (OSError, ValueError) as error:
-            raise EngineError("engine.rollback_state", f"no folder for {str(self.path)!r}: {error}") from None
+            raise EngineError("engine.rollback_state", f"{str(self.path)!r} cannot be locked: {error}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if not isinstance(error, BlockingIOError) or monotonic() > end:
+                        raise EngineError("engine.rollback_state", f"{str(lock)!r} is held by others") from None
+                    sleep(0.01)
             yield
         finally:
             os.close(descriptor)

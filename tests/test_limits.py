@@ -76,7 +76,7 @@ def test_the_ratio_of_inflation_is_held():
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
-@pytest.mark.parametrize("value", [0, -1, "8", None, True, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -1, "8", None, True, float("nan"), float("inf"), 2**41])
 def test_a_limit_is_a_positive_number(name, value):
     with pytest.raises(DetectorError, match=name) as caught:
         Limits(**{name: value})
@@ -101,11 +101,11 @@ def test_a_detector_holds_them(tiny_engine):
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
-def timed_out(call):
+def timed_out(call, code="detector.timeout"):
     started = time.monotonic()
     with pytest.raises(DetectorError) as caught:
         call()
-    assert caught.value.code == "detector.timeout"
+    assert caught.value.code == code
     return time.monotonic() - started
 
 
@@ -119,7 +119,7 @@ def test_a_result_in_time_is_the_result(detector):
     assert caught.value.code == "input.empty"
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 2 * threading.TIMEOUT_MAX, "1", True])
 def test_a_timeout_is_a_positive_number(detector, timeout):
     with pytest.raises(DetectorError) as caught:
         detector.predict(CHEST, timeout=timeout)
@@ -138,7 +138,7 @@ def test_a_network_that_takes_long_is_not_waited_for(tiny_engine, monkeypatch):
         monkeypatch.setattr(detector._backend, "infer", slow)
         assert timed_out(lambda: detector.predict(CHEST, timeout=0.2)) < 5
         # It still runs: the next call waits for it, within its own time.
-        assert timed_out(lambda: detector.predict(CHEST, timeout=0.2)) < 5
+        assert timed_out(lambda: detector.predict(CHEST, timeout=0.2), "detector.busy") < 5
         held.set()
         assert detector.predict(CHEST, timeout=60).flagged
         assert detector.predict(CHEST).flagged
@@ -171,6 +171,13 @@ def test_a_film_of_a_batch_that_takes_long_costs_itself_only(tiny_engine, monkey
         held.set()
 
 
+def run_with_support(program, folder):
+    """Run a program, dedented, that can import the tests' support modules."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "support")}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
 @pytest.mark.requirement("R-TIME-1")
 def test_a_process_may_end_while_a_network_that_was_given_up_runs(tmp_path):
     program = """
@@ -190,10 +197,7 @@ def test_a_process_may_end_while_a_network_that_was_given_up_runs(tmp_path):
         except DetectorError as error:
             print(error.code)
     """
-    support = Path(__file__).parent / "support"
-    environment = {**os.environ, "PYTHONPATH": str(support)}
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    ended = run_with_support(program, tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "detector.timeout\n"), ended.stderr
 
 
@@ -201,9 +205,52 @@ def test_a_process_may_end_while_a_network_that_was_given_up_runs(tmp_path):
 def test_a_busy_detector_is_not_waited_for(tiny_engine):
     with Detector(tiny_engine) as detector:
         with detector._lock:
-            assert timed_out(lambda: detector.predict(CHEST, timeout=0.1)) < 5
-            assert timed_out(lambda: detector.predict_batch([CHEST] * 3, timeout=0.1)) < 5
+            assert timed_out(lambda: detector.predict(CHEST, timeout=0.1), "detector.busy") < 5
+            assert timed_out(lambda: detector.predict_batch([CHEST] * 3, timeout=0.1), "detector.busy") < 5
+            [busy] = detector.predict_batch([CHEST], errors="return", timeout=0.1)
+            assert busy.code == "detector.busy"
         assert detector.predict(CHEST, timeout=60).flagged
+
+
+@pytest.mark.requirement("R-TIME-1")
+def test_close_does_not_wait_for_ever_and_releases_the_network_when_it_returns(tiny_engine, monkeypatch):
+    monkeypatch.setattr("ptxsdk.detector._CLOSE_SECONDS", 0.2)
+    released = threading.Event()
+    detector = Detector(tiny_engine)
+    close = detector._backend.close
+    monkeypatch.setattr(detector._backend, "close", lambda: (close(), released.set()))
+    with detector._lock:
+        started = time.monotonic()
+        detector.close()
+        assert time.monotonic() - started < 5
+        assert not released.is_set()
+        with pytest.raises(DetectorError) as caught:
+            detector.predict(CHEST)
+        assert caught.value.code == "detector.closed"
+    assert released.wait(20)
+    detector.close()
+
+
+@pytest.mark.requirement("R-TIME-1")
+def test_the_command_line_ends_although_a_network_hangs(tmp_path):
+    program = """
+        from made import make_chest, make_engine, make_network
+        import imagecodecs, sys
+        from pathlib import Path
+        import ptxsdk.cli, ptxsdk.deadline
+        from ptxsdk import Detector
+        def hang(self, *_, **__):
+            while True:
+                self._backend.infer()
+        Detector._score = hang
+        ptxsdk.deadline._EXIT_SECONDS = 0.5
+        Path("tiny.ptxengine").write_bytes(make_engine(make_network()))
+        Path("film.png").write_bytes(imagecodecs.png_encode(make_chest()))
+        sys.argv[1:] = "predict film.png --engine tiny.ptxengine --device cpu --json --timeout 0.5".split()
+        ptxsdk.cli.main()
+    """
+    ended = run_with_support(program, tmp_path)
+    assert (ended.returncode, "detector.timeout" in ended.stdout + ended.stderr) == (1, True), ended.stderr
 
 
 @pytest.mark.requirement("R-TIME-1")
@@ -232,8 +279,8 @@ def test_the_film_of_a_call_given_up_may_be_freed(tiny_engine, monkeypatch):
 
         monkeypatch.setattr(detector._pipeline, "run", slow)
         mine = CHEST.copy()
-        for source in (mine, Radiograph.from_array(mine)):
-            timed_out(lambda source=source: detector.predict(source, timeout=0.1))
+        for source, code in ((mine, "detector.timeout"), (Radiograph.from_array(mine), "detector.busy")):
+            timed_out(lambda source=source: detector.predict(source, timeout=0.1), code)
         held.set()
         detector.close()
         assert seen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import stat
 import threading
 from dataclasses import replace
 
@@ -212,7 +214,7 @@ def test_a_disk_that_refuses_leaves_what_was_there(state, monkeypatch):
         patch.setattr(os, "fsync", full)
         assert refusal(state.advance, 5) == "engine.rollback_state"
     assert state.read() == 0
-    assert [path.name for path in state.path.parent.iterdir()] == ["rollback.json"]
+    assert {path.name for path in state.path.parent.iterdir()} == {"rollback.json", ".rollback.json.lock"}
 
 
 def test_the_highest_of_many_writers_stays(state):
@@ -261,3 +263,26 @@ def test_from_keys_to_a_refused_rollback(tmp_path, tiny_engine):
     assert run("verify", tmp_path / "2.ptxengine", "--rollback", file).exit_code == 2
     wrong = run("sign", tmp_path / "tiny.ptxengine", "--key", public, "--out", tmp_path / "x", "--json")
     assert (wrong.exit_code, json.loads(wrong.stdout)["error"]["code"]) == (1, "engine.signature")
+
+
+@pytest.mark.requirement("R-TRUST-4")
+def test_who_may_only_read_the_folder_holds_nobody_up(state, monkeypatch):
+    monkeypatch.setattr("ptxsdk.rollback._LOCK_SECONDS", 0.2)
+    folder = os.open(state.path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    state.advance(1)
+    os.close(folder)
+    lock = state.path.with_name(f".{state.path.name}.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+@pytest.mark.requirement("R-TRUST-4")
+def test_a_lock_that_is_not_given_free_is_an_error_and_changes_nothing(state, monkeypatch):
+    monkeypatch.setattr("ptxsdk.rollback._LOCK_SECONDS", 0.2)
+    state.advance(1)
+    with state.path.with_name(f".{state.path.name}.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert refusal(state.advance, 2) == "engine.rollback_state"
+    assert state.read() == 1
+    state.advance(2)
+    assert state.read() == 2

@@ -267,7 +267,8 @@ def _run(
             service = Service(config, lambda: ptxsdk.Detector(engine, **options))
         except PtxsdkError as error:
             _fail(error)
-        service.run()
+        if not service.run():
+            raise typer.Exit(1)
 
 
 def _read_key(path: Path) -> bytes:

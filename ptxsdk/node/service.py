@@ -119,15 +119,22 @@ class Service:
     def _taking(self) -> list[Any]:
         return [part for part in (self.web, self._watcher, self.listener) if part is not None]
 
-    def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then stop; call it on the main thread."""
+    def run(self) -> bool:
+        """Run until SIGTERM or SIGINT, or until the network hangs, then stop; call it on the main thread.
+
+        Returns
+        -------
+        bool
+            Whether it was told to stop; else a new process has to go on.
+        """
         asked = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked.set())
         self.start()
-        while not asked.wait(_TIDY_SECONDS):
+        while not asked.wait(_TIDY_SECONDS) and not any(worker.hangs for worker in self._workers):
             self.tidy()
         self.stop()
+        return asked.is_set()
 
     def tidy(self) -> None:
         """Keep house: give up what is too old, remove what is done with."""

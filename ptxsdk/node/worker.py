@@ -32,6 +32,11 @@ class Worker(threading.Thread):
         Of the node.
     stopping : threading.Event
         Set: the film in hand is finished, the others are left for the next start.
+
+    Attributes
+    ----------
+    hangs : bool
+        The network has not returned from a film; the thread ends, and only a new process helps.
     """
 
     def __init__(
@@ -45,11 +50,12 @@ class Worker(threading.Thread):
         super().__init__(name="worker", daemon=True)
         self._detector, self._config, self._store, self._metrics = detector, config, store, metrics
         self._stopping = stopping
+        self.hangs = False
 
     def run(self) -> None:
-        """Score films until told to stop."""
+        """Score films until told to stop, or until the network hangs: then the film stays in the queue."""
         with self._detector:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self.hangs:
                 version = self._store.version
                 try:
                     film = self._store.claim()
@@ -84,6 +90,10 @@ class Worker(threading.Thread):
             log("no_audit", level=logging.ERROR, film=film.token, code=error.code)
             self._store.give_back(film)
             self._stopping.wait(_PAUSE)
+        elif error.code == "detector.busy":  # a film before it was given up, and its network has not come back since
+            log("hangs", level=logging.ERROR, film=film.token, code=error.code)
+            self.hangs = True
+            self._store.give_back(film)
         elif _may_pass(error) and film.attempts + 1 < MAX_ATTEMPTS:
             log("retry", level=logging.WARNING, film=film.token, code=error.code)
             self._stopping.wait(_PAUSE)

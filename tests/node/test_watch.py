@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -201,3 +204,28 @@ def test_mistakes_are_said_before_anything_starts(engine_file, tmp_path, argumen
     assert run.exit_code == 2
     assert "node.option" in run.output
     assert not (tmp_path / "s" / "films").exists() or not list((tmp_path / "s" / "films").iterdir())
+
+
+@pytest.mark.requirement("R-TIME-1", "R-NODE-1")
+def test_a_network_that_hangs_ends_the_process_and_the_next_one_scores_the_film(engine_file, tmp_path, dropped):
+    program = """
+        import sys, ptxsdk.cli, ptxsdk.deadline
+        from ptxsdk import Detector
+        def hang(self, *_, **__):
+            while True:
+                self._backend.infer()
+        Detector._score = hang
+        ptxsdk.deadline._EXIT_SECONDS = 0.5
+        ptxsdk.cli.main()
+    """
+    film_files(dropped, 1, 1)
+    spool = tmp_path / "spool"
+    options = f"--engine {engine_file} --spool {spool} --out {tmp_path / 'out'} --settle 0.4 --timeout 1"
+    command = [sys.executable, "-c", textwrap.dedent(program), "watch", str(dropped), *options.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()].count("hangs") == 1
+    with watch(engine_file, tmp_path, dropped) as node:
+        node.wait_done(1, 30)
+        assert node.stop() == 0
+    assert len(results(tmp_path)) == 1

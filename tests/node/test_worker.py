@@ -140,13 +140,30 @@ def test_a_film_whose_record_cannot_be_kept_waits_until_it_can(parts, tiny_engin
 @pytest.mark.requirement("R-TIME-1")
 def test_a_film_that_takes_too_long_is_given_up(parts, own, monkeypatch):
     parts.config = replace(parts.config, film_seconds=0.05)
-    held, infer = threading.Event(), own._backend.infer
-    monkeypatch.setattr(type(own._backend), "infer", lambda _: (held.wait(30), infer()))
+    held = threading.Event()
+    monkeypatch.setattr("ptxsdk.readers.read_as", lambda *_: held.wait(30))
     put(parts, 1)
     parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
     wait_for(lambda: parts.store.counts()["failed"], 20)
     held.set()
     assert parts.store.recent(1)[0].code == "detector.timeout"
+
+
+@pytest.mark.requirement("R-TIME-1", "R-NODE-1")
+def test_a_network_that_hangs_ends_the_worker_and_costs_no_film(parts, own, monkeypatch):
+    parts.config = replace(parts.config, film_seconds=0.2)
+    monkeypatch.setattr("ptxsdk.detector._CLOSE_SECONDS", 0.1)
+    back, infer = threading.Event(), own._backend.infer
+    monkeypatch.setattr(type(own._backend), "infer", lambda _: (back.wait(30), infer()))
+    put(parts, 1)
+    put(parts, 2)
+    worker = parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
+    worker.join(20)
+    back.set()
+    assert worker.hangs
+    assert not worker.is_alive()
+    assert parts.store.counts()["received"] == 2
+    assert [film.attempts for film in parts.store.recent(2)] == [0, 1]
 
 
 @pytest.mark.parametrize(
