@@ -25,6 +25,7 @@ from ptxsdk import backends, gate, readers
 from ptxsdk import rollback as rollback_state
 from ptxsdk.deadline import NO_DEADLINE, Deadline, within
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
+from ptxsdk.device_array import DeviceArray
 from ptxsdk.engine import Engine, GoldenVector
 from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
@@ -167,6 +168,7 @@ class Detector:
         self._crew: tuple[Detector, ...] = ()
         self._may_fall_back = device == "auto" and backend == "auto"
         self._fallen: tuple[str, ...] = ()
+        self._reserve: tuple[backends.Backend, Pipeline] | None = None
         self._use(backends.load(engine, backend=backend, device=device, precision=precision, threads=threads))
         readers.load()
         gate.load()
@@ -198,8 +200,10 @@ class Detector:
 
     def _use(self, backend: backends.Backend) -> None:
         """Run the network on `backend` from here on."""
-        self._backend = backend
-        self._pipeline = pipeline_around(backend, self._engine, threads=self._threads, locate=self._profile == "cade")
+        self._backend, self._pipeline = backend, self._pipeline_around(backend)
+
+    def _pipeline_around(self, backend: backends.Backend) -> Pipeline:
+        return pipeline_around(backend, self._engine, threads=self._threads, locate=self._profile == "cade")
 
     @property
     def engine(self) -> Engine:
@@ -439,18 +443,18 @@ class Detector:
         self._check_usable()
         with self._lock:
             self._check_usable()
-            self._compare(golden)
+            self._compare(golden, self._pipeline, self._backend)
         return len(golden)
 
-    def _compare(self, golden: Sequence[GoldenVector]) -> None:
+    def _compare(self, golden: Sequence[GoldenVector], pipeline: Pipeline, backend: backends.Backend) -> None:
         """Hold what golden films give here against what they must give."""
         for film in golden:
-            run = self._pipeline.run(film.pixels, Display(voi=Window.from_range(*film.window)))
+            run = pipeline.run(film.pixels, Display(voi=Window.from_range(*film.window)))
             patch, mask = run.logits()
             probability = self._engine.manifest.calibration.probability(
                 run.aggregate(**self._engine.manifest.scoring, want_outlines=False).logit
             )
-            tolerance = film.tolerance[self._backend.precision]
+            tolerance = film.tolerance[backend.precision]
             deviations = (
                 ("patch logits", float(np.abs(patch - film.patch_logits).max()), tolerance.logits),
                 ("mask logits", float(np.abs(mask - film.mask_logits).max()), tolerance.logits),
@@ -460,7 +464,7 @@ class Detector:
                 if not deviation <= allowed:
                     raise EngineError(
                         "engine.self_test",
-                        f"golden film {film.name!r} on {self._backend.name} {self._backend.precision}: {name} "
+                        f"golden film {film.name!r} on {backend.name} {backend.precision}: {name} "
                         f"off by {deviation:.3g}, tolerance {allowed:.3g}",
                     )
 
@@ -477,6 +481,7 @@ class Detector:
         twin._lock = threading.Lock()
         twin._threads = threads
         twin._crew = ()
+        twin._reserve = None
         twin._use(backend)
         return twin
 
@@ -502,6 +507,10 @@ class Detector:
             for member in self._crew:
                 member.close()
             self._crew = ()
+            if self._reserve is not None:
+                backend, pipeline = self._reserve
+                _let_go(pipeline, backend)
+                self._reserve = None
         finally:
             self._lock.release()
         return True
@@ -550,7 +559,7 @@ class Detector:
             passed = (*checks, *gate.check_content(shown, self._policy))
             self._enforce(passed)
 
-        run = self._run(film, check)
+        run, backend, fallen = self._run(film, check)
         aggregate_started = perf_counter()
         locate = self._profile == "cade"
         found = run.aggregate(
@@ -568,10 +577,10 @@ class Detector:
             flagged=flagged,
             operating_point=self._operating_point,
             regions=found.regions if flagged and locate else (),
-            quality=Quality(passed, film.warnings + assumed + self._fallen),
-            backend=self._backend.name,
-            device=self._backend.device,
-            precision=self._backend.precision,
+            quality=Quality(passed, film.warnings + assumed + fallen),
+            backend=backend.name,
+            device=backend.device,
+            precision=backend.precision,
             engine=self._engine.id,
             profile=self._profile,
             timings=Timings(
@@ -591,34 +600,55 @@ class Detector:
         if self._policy.enforce:
             gate.enforce(checks)
 
-    def _run(self, film: Radiograph, check: Callable[[npt.NDArray[np.float32]], None]) -> Run:
-        """Run the pipeline; under ``device="auto"`` a GPU that fails is left for the CPU, for good."""
+    def _run(
+        self, film: Radiograph, check: Callable[[npt.NDArray[np.float32]], None]
+    ) -> tuple[Run, backends.Backend, tuple[str, ...]]:
+        """Run the pipeline; return also what ran the network, and warnings.
+
+        Under ``device="auto"`` a GPU that fails is left for the CPU: for this film where its memory was full, which
+        other programs may give back, else for good.
+        """
         try:
-            return self._pipeline.run(film.pixels, film.display, check=check)
+            return self._pipeline.run(film.pixels, film.display, check=check), self._backend, self._fallen
         except BackendError as error:
+            if error.code == "backend.out_of_memory":
+                if isinstance(film.pixels, DeviceArray):
+                    raise
+                backend, pipeline = self._reserve_for(error)
+                return pipeline.run(film.pixels, film.display, check=check), backend, (self._fallback(error),)
             self._fall_back(error)
-            return self._pipeline.run(film.pixels, film.display, check=check)
+            return self._pipeline.run(film.pixels, film.display, check=check), self._backend, self._fallen
 
     def _fall_back(self, error: BackendError) -> None:
-        """Go on on the CPU after a failure of the GPU, in the engine's exact precision; raise it where not asked to.
+        """Go on on the CPU after a failure of the GPU; errors as `_reserve_for`."""
+        reserve, self._fallen = self._reserve_for(error), (self._fallback(error),)
+        # A device that hangs may hang in being released too: nobody waits for it.
+        threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
+        (self._backend, self._pipeline), self._reserve = reserve, None
+
+    def _reserve_for(self, error: BackendError) -> tuple[backends.Backend, Pipeline]:
+        """Return the network on the CPU, in the engine's exact precision, to take over from a GPU that failed.
 
         Raises
         ------
         BackendError
-            `error`, or why the CPU cannot be used either.
+            `error`, where no other device is asked for; or why the CPU cannot be used either.
         EngineError
             ``engine.self_test``.
         """
         if not self._may_fall_back or self._backend.device == "cpu" or error.code == "backend.not_finite":
             raise error
         _LOGGER.warning("%s failed, going on on the CPU: %s", self._backend.device, error.message)
-        lost = self._backend.device
-        # A device that hangs may hang in being released too: nobody waits for it.
-        threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
-        exact = self._engine.precisions[0]
-        self._use(backends.load(self._engine, backend="auto", device="cpu", precision=exact, threads=self._threads))
-        self._compare(self._engine.golden()[:1])
-        self._fallen = (f"device.fallback: {lost} failed [{error.code}], scored on the cpu",)
+        if self._reserve is None:
+            exact, threads = self._engine.precisions[0], self._threads
+            backend = backends.load(self._engine, backend="auto", device="cpu", precision=exact, threads=threads)
+            pipeline = self._pipeline_around(backend)
+            self._compare(self._engine.golden()[:1], pipeline, backend)
+            self._reserve = backend, pipeline
+        return self._reserve
+
+    def _fallback(self, error: BackendError) -> str:
+        return f"device.fallback: {self._backend.device} failed [{error.code}], scored on the cpu"
 
 
 def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import threading
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import played_cuda
@@ -257,7 +258,6 @@ def fail(setting, how):
     [
         ("hangs", "backend.lost"),
         ("upload: unspecified launch failure (cudaErrorLaunchFailure)", "backend.failed"),
-        ("copy: out of memory (cudaErrorMemoryAllocation)", "backend.out_of_memory"),
     ],
 )
 def test_a_lost_device(setting, on_cpu, how, code, caplog):
@@ -287,6 +287,31 @@ def test_a_lost_device(setting, on_cpu, how, code, caplog):
             time.sleep(0.01)
         assert setting.backends[-1].closed
         assert "going on on the CPU" in caplog.text
+
+
+def test_a_full_device_costs_the_film_and_not_the_device(setting, on_cpu):
+    with setting.detector(device="auto") as detector:
+        for _ in range(2):
+            fail(setting, "copy: out of memory (cudaErrorMemoryAllocation)")
+            for _ in range(2):
+                found = detector.predict(FILM)
+                same(found, on_cpu.predict(FILM))
+                assert (found.backend, found.device) == ("openvino", "cpu")
+                warning = "device.fallback: cuda:0 failed [backend.out_of_memory], scored on the cpu"
+                assert found.quality.warnings[-1] == warning
+            setting.cuda.fails = None
+            found = detector.predict(FILM)
+            same(found, on_cpu.predict(FILM))
+            assert found.device == "cuda:0"
+            assert not any("fallback" in warning for warning in found.quality.warnings)
+        full = BackendError("backend.out_of_memory", "no memory")
+        detector._pipeline.run = Mock(side_effect=full)
+        with pytest.raises(BackendError) as raised:  # the CPU cannot read it
+            detector.predict(on_device(FILM))
+        assert raised.value.code == "backend.out_of_memory"
+        assert detector._reserve
+    assert detector._reserve is None
+    assert setting.backends[-1].closed
 
 
 def test_a_network_that_cannot_be_captured_runs_stage_by_stage(setting, on_cpu, caplog, monkeypatch):
