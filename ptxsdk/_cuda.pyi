@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 FILM_BYTES: int
+LONGEST_SIDE: int
+MOST_RECORDS: int
 RECORD_BYTES: int
 RESULT_BYTES: int
+WIDEST_TILE: int
 
 class CudaError(RuntimeError): ...
 

@@ -608,22 +608,27 @@ class Detector:
         Under ``device="auto"`` a GPU that fails is left for the CPU: for this film where its memory was full, which
         other programs may give back, else for good.
         """
+        on_device = isinstance(film.pixels, DeviceArray)  # which the CPU cannot read
         try:
             return self._pipeline.run(film.pixels, film.display, check=check), self._backend, self._fallen
         except BackendError as error:
             if error.code == "backend.out_of_memory":
-                if isinstance(film.pixels, DeviceArray):
+                if on_device:
                     raise
                 backend, pipeline = self._reserve_for(error)
                 return pipeline.run(film.pixels, film.display, check=check), backend, (self._fallback(error),)
             self._fall_back(error)
+            if on_device:
+                raise
             return self._pipeline.run(film.pixels, film.display, check=check), self._backend, self._fallen
 
     def _fall_back(self, error: BackendError) -> None:
         """Go on on the CPU after a failure of the GPU; errors as `_reserve_for`."""
         reserve, self._fallen = self._reserve_for(error), (self._fallback(error),)
-        # A device that hangs may hang in being released too: nobody waits for it.
-        threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
+        if error.code == "backend.lost":  # releasing what hangs may hang too, and with it all of Python
+            _LOST.append((self._pipeline, self._backend))
+        else:
+            threading.Thread(target=_let_go, args=(self._pipeline, self._backend), daemon=True).start()
         (self._backend, self._pipeline), self._reserve = reserve, None
 
     def _reserve_for(self, error: BackendError) -> tuple[backends.Backend, Pipeline]:
@@ -649,6 +654,10 @@ class Detector:
 
     def _fallback(self, error: BackendError) -> str:
         return f"device.fallback: {self._backend.device} failed [{error.code}], scored on the cpu"
+
+
+_LOST: list[tuple[Pipeline, backends.Backend]] = []
+"""What ran on devices that do not answer: the operating system releases it."""
 
 
 def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:

@@ -17,7 +17,10 @@ def is_device_array(value: object) -> bool:
     """Say whether `value` offers device memory, through ``__cuda_array_interface__`` or DLPack."""
     if isinstance(value, (DeviceArray, np.ndarray)):
         return isinstance(value, DeviceArray)
-    if hasattr(value, "__cuda_array_interface__"):  # asking a PyTorch tensor of the host for it raises AttributeError
+    try:
+        if hasattr(value, "__cuda_array_interface__"):  # a PyTorch tensor of the host raises AttributeError
+            return True
+    except RuntimeError:  # one on a device that requires grad
         return True
     try:
         return bool(value.__dlpack_device__()[0] in _DLPACK_CUDA)  # type: ignore[attr-defined]

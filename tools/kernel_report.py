@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 KERNELS = ("preprocess", "aggregate")
+_WIDE = r"\b(LDG\.E\.128\.CONSTANT|LDGSTS\.E\.BYPASS\.128)\b"
 FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra")
 
 
@@ -26,8 +27,8 @@ FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Werror=all-warnings"
 class Compiled:
     """One kernel on one architecture; sizes in bytes.
 
-    `wide` is the number of 16-byte loads in its machine code, `together` how many of them follow another within two
-    dozen instructions: under way at the same time, not one after the other's arithmetic.
+    `wide` is the number of 16-byte loads and copies to shared memory in its machine code, `together` how many of them
+    follow another within two dozen instructions: under way at the same time, not one after the other's arithmetic.
     """
 
     kernel: str
@@ -53,7 +54,7 @@ def compiled(kernel: str, architecture: int, folder: Path) -> Compiled:
     if shutil.which("cuobjdump"):
         code = subprocess.run(["cuobjdump", "-sass", str(binary)], check=True, capture_output=True, text=True).stdout
         instructions = [line for line in code.splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/\s+\S+.*;", line)]
-        at = [i for i, line in enumerate(instructions) if re.search(r"\bLDG\.E\.128\.CONSTANT\b", line)]
+        at = [i for i, line in enumerate(instructions) if re.search(_WIDE, line)]
         wide, together = len(at), sum(b - a <= 24 for a, b in itertools.pairwise(at))
     return Compiled(kernel, architecture, registers, stores, loads, wide, together)
 
@@ -73,7 +74,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     if not shutil.which("nvcc"):
         sys.exit("there is no nvcc")
-    print("| kernel | compute capability | registers | spilled (stores, loads) | 16-byte loads, of these together |")
+    print("| kernel | compute capability | registers | spilled (stores, loads) | 16-byte loads or copies, of these together |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kernel in KERNELS:

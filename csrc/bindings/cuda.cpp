@@ -53,8 +53,6 @@ std::int64_t pack_film(Bytes& into, Address data, std::string_view type, std::in
     film.data = pointer<const std::byte>(data);
     film.table = parameters.table;
     film.pitch = pitch;
-    film.rows = rows;
-    film.columns = columns;
     film.content = {x0, y0, x1, y1};
     film.type = stored_type(type);
     film.transfer = parameters.transfer;
@@ -62,7 +60,10 @@ std::int64_t pack_film(Bytes& into, Address data, std::string_view type, std::in
     const auto size = static_cast<std::int64_t>(size_of(film.type));
     if (pitch % size != 0 || data % static_cast<Address>(size) != 0)
         throw py::value_error("the film is not aligned");
-    if (film.transfer == Transfer::linear) film.ramp = make_ramp(film.type, low, high);
+    film.rows = make_split(rows, y1 - y0);
+    film.columns = make_split(columns, x1 - x0);
+    if (film.transfer == Transfer::linear)
+        film.slope = make_slope(film.type, make_ramp(film.type, low, high));
     film.low = static_cast<float>(low);
     film.low_rest = static_cast<float>(low - film.low);
     film.steepness = static_cast<float>(std::min(1.0 / (high - low), 1e30));
@@ -80,7 +81,7 @@ void preprocess_films(Address films, int count, std::int64_t widest_tile, Addres
                       std::int32_t sample_capacity, Address not_finite, Address stream) {
     if (count < 1 || rows < 1 || columns < 1 || rows > kLongestTarget || columns > kLongestTarget)
         throw py::value_error("nothing to make");
-    if (widest_tile < 1 || sums_bytes(widest_tile) > 48 * 1024)
+    if (widest_tile < 1 || widest_tile > kWidestTile)
         throw py::value_error("the film is too wide for its target");
     const PreprocessTarget to{
         pointer<void>(target), tensor_type(target_type),          rows, columns, pointer<float>(sample),
@@ -159,6 +160,9 @@ PYBIND11_MODULE(_cuda, m) {
     using namespace ptxsdk::cuda;
     m.doc() = "CUDA operations of ptxsdk on addresses; use them through ptxsdk.ops.";
     py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+    m.attr("WIDEST_TILE") = kWidestTile;
+    m.attr("LONGEST_SIDE") = kLongestSource;
+    m.attr("MOST_RECORDS") = kMostRegions;
     m.attr("FILM_BYTES") = sizeof(Film);
     m.attr("RESULT_BYTES") = sizeof(AggregateResult);
     m.attr("RECORD_BYTES") = sizeof(RegionRecord);

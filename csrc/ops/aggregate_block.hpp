@@ -134,7 +134,7 @@ PTXSDK_DEVICE void for_touching(const std::uint32_t* here, const std::uint32_t* 
 }
 
 template <typename Load>
-PTXSDK_DEVICE std::uint32_t find_root(const std::uint32_t* parents, std::uint32_t node, Load load) {
+PTXSDK_DEVICE std::uint32_t find_root(std::uint32_t* parents, std::uint32_t node, Load load) {
     for (std::uint32_t parent = load(parents + node); parent != node; parent = load(parents + node))
         node = parent;
     return node;
@@ -469,13 +469,14 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
         for (std::uint32_t run = static_cast<std::uint32_t>(thread); run < runs; run += block.threads())
             parents[run] = run;
     });
+    const auto racing = [](std::uint32_t* value) { return Block::racing(value); };
     block.each([&](int thread) {
         for (std::int32_t i = words + thread; i < rows * words; i += block.threads()) {
             const std::int32_t row = i / words;
             for_touching(bits + row * words, bits + (row - 1) * words, i % words, words, load,
                          [&](std::int32_t x, std::int32_t above) {
                              unite<Block>(parents, run_of(strip_rows, row, x, load),
-                                          run_of(strip_rows, row - 1, above, load), load);
+                                          run_of(strip_rows, row - 1, above, load), racing);
                          });
         }
     });

@@ -34,6 +34,38 @@ struct DeviceBlock {
         return {{v.x, v.y, v.z, v.w}};
     }
 
+    // Begins to copy an aligned word of 16 bytes that no one writes during the kernel to shared memory.
+    PTXSDK_DEVICE static void copy16(std::byte* to, const std::byte* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                         static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                     "l"(from)
+                     : "memory");
+#else
+        *reinterpret_cast<uint4*>(to) = __ldg(reinterpret_cast<const uint4*>(from));
+#endif
+    }
+
+    // The same of a word of which only bytes [skip, size) are wanted: none beyond is read.
+    PTXSDK_DEVICE static void copy16(std::byte* to, const std::byte* from, int skip, int size) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        static_cast<void>(skip);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                     "l"(from), "r"(size)
+                     : "memory");
+#else
+        for (int i = skip; i < size; ++i) to[i] = from[i];
+#endif
+    }
+
+    // Waits for the copies that this thread began.
+    PTXSDK_DEVICE static void await_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    }
+
     // What other blocks may have written during the kernel, before their `publish`.
     template <typename T>
     PTXSDK_DEVICE static T fresh(const T* value) {
@@ -56,6 +88,8 @@ struct DeviceBlock {
     PTXSDK_DEVICE static std::uint32_t fetch_min(std::uint32_t* to, std::uint32_t value) {
         return atomicMin(to, value);
     }
+    // What other threads may be changing by atomic operations.
+    PTXSDK_DEVICE static std::uint32_t racing(std::uint32_t* value) { return atomicOr(value, 0); }
     PTXSDK_DEVICE static void lower(std::int32_t* to, std::int32_t value) { atomicMin(to, value); }
     PTXSDK_DEVICE static void raise(std::int32_t* to, std::int32_t value) { atomicMax(to, value); }
     PTXSDK_DEVICE static void raise(std::uint64_t* to, std::uint64_t value) {

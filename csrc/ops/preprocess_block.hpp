@@ -1,13 +1,14 @@
 // preprocess on CUDA: what one thread block does, on the device and, for tests, on the host.
 //
-// A block makes kTileColumns target pixels of one target row of one film.  Its threads add the source rows
-// under that row into column sums in registers, 16 bytes of a row at a time, each load aligned: rows that
-// begin at different offsets from a 16-byte boundary are visited in separate phases, so any pitch is read
-// with wide loads. The column sums meet in shared memory, where each target pixel gathers its own.  Nothing
-// but the result is written.  Every source row is read once, save the one that two target rows share, which
-// the second block finds in the L2 cache.
+// A block makes kTileColumns target pixels of one target row of one film.  It copies the source rows under
+// them into shared memory, all at once and 16 bytes a copy, so that many bytes are under way together and
+// none of them in registers; whatever the pitch, a row's copies begin at the 16-byte boundary before it. Then
+// its threads add the rows into column sums, 16 bytes of each at a time, and every target pixel gathers its
+// own. Nothing but the result is written.  Every source row is read once, save the one that two target rows
+// share, which the second block finds in the L2 cache.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -20,20 +21,36 @@
 namespace ptxsdk::cuda {
 
 constexpr int kPreprocessThreads = 128;
-constexpr int kTileColumns = 128;  // target pixels a block makes
+constexpr int kTileColumns = 256;  // target pixels a block makes
 constexpr int kLongestSource = 1 << 15;
 constexpr int kLongestTarget = 1 << 12;
+constexpr int kStageBytes = 24 * 1024;  // shared memory for source rows, as many as it holds
+
+// A linear window: the display value of v is (v - origin) * slope + offset, held in [0, 1].  v - origin is
+// exact where it matters.  Integers are read as float32 of 2^23 and up, so their origin begins there too;
+// `high` are the upper bits of such a float.
+struct Slope {
+    float origin, slope, offset;
+    std::uint32_t high;
+};
+
+// `source` pixels in `count` equal parts, with what makes a part cheap to find.
+struct Split {
+    std::uint32_t source, count;
+    std::uint32_t whole, rest;  // source / count
+    float inverse;              // 1 / count
+};
 
 // A film and how it is shown; plain data that travels to the device.
 struct Film {
     const std::byte* data;  // device address of the first pixel
     const float* table;     // device address; Transfer::table only
     std::int64_t pitch;     // bytes from row to row, a multiple of the pixel's size; may be negative
-    std::int32_t rows, columns;
+    Split rows, columns;
     Content content;
     StoredType type;
     Transfer transfer;
-    Ramp ramp;                       // linear
+    Slope slope;                     // linear
     float low, low_rest, steepness;  // sigmoid: 1 / (1 + exp(-steepness * ((v - low) - low_rest)))
     float scale;                     // 1 / the area of a target pixel in source pixels
     float mean, inverse_std;
@@ -51,120 +68,217 @@ struct PreprocessTarget {
     std::uint32_t* not_finite;     // one word a film: not 0 once a float source held NaN or infinity
 };
 
-// Shared memory that holds `columns` sums; see sum_index.
-PTXSDK_HD constexpr std::size_t sums_bytes(std::int64_t columns) {
-    return static_cast<std::size_t>(columns + columns / 32 + 1) * sizeof(float);
+// A source row in shared memory: where its columns begin in the stage, and what it weighs.
+struct StagedRow {
+    std::int32_t offset;
+    float weight;
+};
+constexpr int kStagedRows = 32;  // at a time
+
+// From row to row of the stage: the bytes of a row, and those between a 16-byte boundary and its first.
+PTXSDK_HD constexpr std::int32_t stage_pitch(std::int32_t bytes) { return (bytes + 15) / 16 * 16 + 16; }
+
+PTXSDK_HD constexpr int rows_staged(std::int32_t pitch) {
+    return kStageBytes / pitch < kStagedRows ? kStageBytes / pitch : kStagedRows;
 }
 
-// One unused word in 33, so that threads which each store 4, 8 or 16 sums in a row hit different banks.
-PTXSDK_HD inline std::int32_t sum_index(std::int32_t column) { return column + (column >> 5); }
+// Before the sums of the source columns.
+constexpr std::size_t kSumsAt = sizeof(StagedRow) * kStagedRows + kStageBytes;
 
-// The most source columns that a tile can cover.
+// Shared memory of a block: which rows are staged, the stage, the sums.
+PTXSDK_HD constexpr std::size_t preprocess_shared_bytes(std::int64_t columns) {
+    return kSumsAt + (static_cast<std::size_t>(columns) + 3) / 4 * sizeof(Vector16);
+}
+
+// The most columns for which the stage holds a row, and a block has the memory without asking for more.
+constexpr std::int64_t kWidestTile = 6000;
+static_assert(rows_staged(stage_pitch(4 * kWidestTile)) >= 1 &&
+              preprocess_shared_bytes(kWidestTile) <= 48 * 1024);
+
+inline Split make_split(std::int32_t source, std::int32_t count) {
+    const auto parts = static_cast<std::uint32_t>(count), all = static_cast<std::uint32_t>(source);
+    return {all, parts, all / parts, all % parts, 1.0f / static_cast<float>(count)};
+}
+
+// `make_span` without a division: source * count is below 2^28.
+PTXSDK_HD inline Span span_of(const Split& split, std::int32_t j) {
+    const std::uint32_t begin = static_cast<std::uint32_t>(j) * split.source;
+    auto first = static_cast<std::uint32_t>(static_cast<float>(begin) * split.inverse);  // or one beside it
+    auto into = static_cast<std::int32_t>(begin - first * split.count);
+    if (into < 0) {
+        --first;
+        into += static_cast<std::int32_t>(split.count);
+    } else if (into >= static_cast<std::int32_t>(split.count)) {
+        ++first;
+        into -= static_cast<std::int32_t>(split.count);
+    }
+    // The part ends `whole` pixels and `rest` / count further on.
+    const std::int32_t reach = into + static_cast<std::int32_t>(split.rest);
+    std::int32_t beyond = static_cast<std::int32_t>(split.whole), left = reach;
+    if (reach > static_cast<std::int32_t>(split.count)) {
+        ++beyond;
+        left -= static_cast<std::int32_t>(split.count);
+    } else if (reach == 0) {
+        --beyond;
+        left = static_cast<std::int32_t>(split.count);
+    }
+    const auto at = static_cast<std::int32_t>(first);
+    if (beyond == 0) return {at, 0, static_cast<float>(split.source) * split.inverse, 0};
+    return {at, beyond - 1, static_cast<float>(static_cast<std::int32_t>(split.count) - into) * split.inverse,
+            static_cast<float>(left) * split.inverse};
+}
+
+// Of what `make_ramp` made.
+inline Slope make_slope(StoredType type, Ramp ramp) {
+    double origin = ramp.base_f;
+    if (type != StoredType::f32) {
+        // An integer that lies in a narrow window lies at its own origin, so nothing is lost in the
+        // difference.
+        if (ramp.low > 0.5f) {
+            ramp.base += 1;
+            ramp.low -= 1;
+            ramp.high -= 1;
+        }
+        origin = (type == StoredType::i16 ? 0x1p23 + 0x1p15 : 0x1p23) + ramp.base;
+    }
+    const double slope = std::min(1.0 / (static_cast<double>(ramp.high) - ramp.low), 3e38);
+    return {static_cast<float>(origin), static_cast<float>(slope), static_cast<float>(-ramp.low * slope),
+            0x4B000000};
+}
+
+// The most source columns that a tile can cover, with those beside them in words of 16 pixels.
 PTXSDK_HD inline std::int64_t tile_source_columns(std::int64_t columns, const Content& content) {
     const std::int64_t width = content.x1 - content.x0;
-    return (columns * (width < kTileColumns ? width : kTileColumns) + width - 1) / width + 2;
+    return (columns * (width < kTileColumns ? width : kTileColumns) + width - 1) / width + 2 + 2 * 15;
 }
 
+// The stored values of 4 bytes of a row.
 template <typename Stored>
-struct Lanes {
-    Stored values[sizeof(Vector16) / sizeof(Stored)];
-};
+constexpr int lanes = 4 / static_cast<int>(sizeof(Stored));
 
-// Contributions: what one stored value adds, before the row's weight; the float ones say when it is not
-// finite.
+// One of them, unsigned integers as 2^23 + value, signed ones as 2^23 + 2^15 + value.
 template <typename Stored>
-struct RampContribution {
-    Ramp ramp;
-    PTXSDK_DEVICE float operator()(Stored stored, bool&) const {
-        const float v = static_cast<float>(static_cast<std::int32_t>(stored) - ramp.base);
-        return fminf(fmaxf(v, ramp.low), ramp.high);
-    }
-};
+PTXSDK_DEVICE float value_of(std::uint32_t word, int lane, std::uint32_t high) {
+    if constexpr (std::is_same_v<Stored, float>) return std::bit_cast<float>(word);
+    if constexpr (std::is_signed_v<Stored>) word ^= 0x80008000;
+    const std::uint32_t selector = sizeof(Stored) == 1 ? 0x7650 + lane : lane == 0 ? 0x7610 : 0x7632;
+    return std::bit_cast<float>(permute_bytes(word, high, selector));
+}
 
-template <>
-struct RampContribution<float> {
-    Ramp ramp;
-    PTXSDK_DEVICE float operator()(float stored, bool& finite) const {
-        finite = finite && stored - stored == 0.0f;
-        return fminf(fmaxf(stored - ramp.base_f, ramp.low), ramp.high);
+// Contributions: what a stored value adds, before the row's weight; those of floats say where one that is
+// `there` is not finite.
+template <typename Stored>
+struct LinearContribution {
+    Slope slope;
+    PTXSDK_DEVICE float operator()(std::uint32_t word, int lane, bool there, bool& finite) const {
+        const float value = value_of<Stored>(word, lane, slope.high);
+        if constexpr (std::is_same_v<Stored, float>) finite = finite && (!there || value - value == 0.0f);
+        return saturated(fmaf(value - slope.origin, slope.slope, slope.offset));
     }
 };
 
 struct SigmoidContribution {
     float low, low_rest, steepness;
-    PTXSDK_DEVICE float operator()(float stored, bool& finite) const {
-        finite = finite && stored - stored == 0.0f;
-        return 1.0f / (1.0f + expf(-steepness * ((stored - low) - low_rest)));
+    PTXSDK_DEVICE float operator()(std::uint32_t word, int, bool there, bool& finite) const {
+        const float value = std::bit_cast<float>(word);
+        finite = finite && (!there || value - value == 0.0f);
+        return 1.0f / (1.0f + expf(-steepness * ((value - low) - low_rest)));
     }
 };
 
 template <typename Stored>
 struct TableContribution {
-    const float* table;
-    PTXSDK_DEVICE float operator()(Stored stored, bool&) const {
-        constexpr int lowest = std::is_signed_v<Stored> ? -(1 << (8 * sizeof(Stored) - 1)) : 0;
-        return table[static_cast<int>(stored) - lowest];
+    const float* table;  // begins at the lowest value of the type
+    PTXSDK_DEVICE float operator()(std::uint32_t word, int lane, bool, bool&) const {
+        constexpr std::uint32_t mask = sizeof(Stored) == 1 ? 0xff : 0xffff;
+        if constexpr (std::is_signed_v<Stored>) word ^= 0x80008000;
+        return table[(word >> (8 * static_cast<int>(sizeof(Stored)) * lane)) & mask];
     }
 };
 
-// Adds the source rows of `rows` into `sums`, for the source columns [first, first + count).
+struct alignas(16) Sums {
+    float values[4];
+};
+
+// 16 bytes of shared memory from wherever they begin.
+PTXSDK_DEVICE inline Vector16 staged16(const std::byte* from) {
+    const auto at = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) & 15);
+    if (at == 0) return *reinterpret_cast<const Vector16*>(from);
+    const auto* words = reinterpret_cast<const std::uint32_t*>(from - at % 4);
+    const int bits = static_cast<int>(8 * (at % 4));
+    Vector16 joined;
+    PTXSDK_UNROLL(4)
+    for (int q = 0; q < 4; ++q) joined.words[q] = funnel_shift(words[q], words[q + 1], bits);
+    return joined;
+}
+
+// Adds the source rows of `rows` into `sums`, for the source columns [first, first + count); `first` is a
+// multiple of 16 bytes of pixels, and there is room for sums up to another such multiple.
 template <typename Stored, typename Contribution, typename Block>
 PTXSDK_DEVICE void add_rows(const Block& block, const Film& film, const Span& rows, std::int32_t first,
                             std::int32_t count, Contribution contribution, float* sums,
                             std::uint32_t* not_finite) {
-    constexpr int lanes = sizeof(Vector16) / sizeof(Stored);
-    const auto offset = static_cast<std::uint32_t>(film.pitch) & 15;
-    const int period = offset == 0 ? 1 : static_cast<int>(16 / (offset & (0 - offset)));
-    const int row_count = rows.count();
-    for (int phase = 0; phase < period && phase < row_count; ++phase) {
+    constexpr int size = sizeof(Stored), pixels = 16 / size;
+    const std::int32_t bytes = count * size, pitch = stage_pitch(bytes);
+    const int row_count = rows.count(), room = rows_staged(pitch);
+    auto* staged_rows = reinterpret_cast<StagedRow*>(block.shared);
+    std::byte* stage = block.shared + sizeof(StagedRow) * kStagedRows;
+    // Words beside a row are those of its neighbours in memory; the last row has none.
+    const bool narrow = film.pitch > -32 && film.pitch < 32;
+    const std::int32_t last = film.pitch < 0 ? 0 : static_cast<std::int32_t>(film.rows.source) - 1;
+    for (int k = 0; k < row_count; k += room) {
+        const int staged = row_count - k < room ? row_count - k : room;
+        const std::byte* row0 =
+            film.data + (rows.first + k) * film.pitch + static_cast<std::int64_t>(first) * size;
+        const auto shift_of = [&](int r) {
+            return static_cast<std::int32_t>((reinterpret_cast<std::uintptr_t>(row0) + r * film.pitch) & 15);
+        };
+        const int alone = last - rows.first - k;
+        const int begin = narrow ? staged : alone == 0 ? 1 : 0, end = alone == staged - 1 ? alone : staged;
         block.each([&](int thread) {
-            const std::byte* row0 =
-                film.data + (rows.first + phase) * film.pitch +
-                static_cast<std::int64_t>(first) * static_cast<std::int64_t>(sizeof(Stored));
-            const auto shift =
-                static_cast<std::int32_t>((reinterpret_cast<std::uintptr_t>(row0) & 15) / sizeof(Stored));
-            const std::int64_t step = period * film.pitch;
-            bool finite = true;
-            for (std::int32_t begin = thread * lanes - shift; begin < count;
-                 begin += block.threads() * lanes) {
-                const std::byte* from = row0 + begin * static_cast<std::int32_t>(sizeof(Stored));
-                float column[lanes] = {};
-                if (begin >= 0 && begin + lanes <= count) {
-                    // Loads of several rows are under way before the first is needed; where there are no more
-                    // rows, one is read again and weighs nothing.
-                    constexpr int depth = 4;
-                    for (int k = phase; k < row_count; k += depth * period, from += depth * step) {
-                        Vector16 words[depth];
-                        float weights[depth];
-                        PTXSDK_UNROLL(4)
-                        for (int u = 0; u < depth; ++u) {
-                            const bool there = k + u * period < row_count;
-                            words[u] = Block::load16(there ? from + u * step : from);
-                            weights[u] = there ? rows.weight(k + u * period) : 0.0f;
-                        }
-                        PTXSDK_UNROLL(4)
-                        for (int u = 0; u < depth; ++u) {
-                            const auto stored = std::bit_cast<Lanes<Stored>>(words[u]);
-                            PTXSDK_UNROLL(16)
-                            for (int lane = 0; lane < lanes; ++lane)
-                                column[lane] += weights[u] * contribution(stored.values[lane], finite);
-                        }
-                    }
-                } else {  // the first and last few columns, beside which memory is someone else's
-                    for (int k = phase; k < row_count; k += period, from += step) {
-                        const float weight = rows.weight(k);
-                        for (int lane = 0; lane < lanes; ++lane)
-                            if (begin + lane >= 0 && begin + lane < count)
-                                column[lane] +=
-                                    weight *
-                                    contribution(reinterpret_cast<const Stored*>(from)[lane], finite);
-                    }
+            if (thread < staged)
+                staged_rows[thread] = {thread * pitch + shift_of(thread), rows.weight(k + thread)};
+            for (std::int32_t at = 16 * thread; at < pitch; at += 16 * block.threads()) {
+                const std::byte* from = row0 + begin * film.pitch + at;
+                std::byte* to = stage + begin * pitch + at;
+                PTXSDK_UNROLL(4)
+                for (int r = begin; r < end; ++r, from += film.pitch, to += pitch)
+                    Block::copy16(to, from - (reinterpret_cast<std::uintptr_t>(from) & 15));
+            }
+            for (int r = 0; r < staged; ++r) {
+                if (r >= begin && r < end) continue;
+                const std::int32_t shift = shift_of(r);
+                for (std::int32_t at = 16 * thread; at < shift + bytes; at += 16 * block.threads()) {
+                    const std::int32_t left = shift + bytes - at;
+                    Block::copy16(stage + r * pitch + at, row0 + r * film.pitch - shift + at,
+                                  at == 0 ? shift : 0, left < 16 ? left : 16);
                 }
-                for (int lane = 0; lane < lanes; ++lane) {
-                    const std::int32_t at = begin + lane;
-                    if (at < 0 || at >= count) continue;
-                    float& sum = sums[sum_index(at)];
-                    sum = phase == 0 ? column[lane] : sum + column[lane];
+            }
+            Block::await_copies();
+        });
+        block.each([&](int thread) {
+            bool finite = true;
+            for (std::int32_t column = thread * pixels; column < count; column += block.threads() * pixels) {
+                float added[pixels] = {};
+                PTXSDK_UNROLL(2)
+                for (int r = 0; r < staged; ++r) {
+                    const StagedRow row = staged_rows[r];
+                    const Vector16 found = staged16(stage + row.offset + column * size);
+                    PTXSDK_UNROLL(16)
+                    for (int i = 0; i < pixels; ++i)
+                        added[i] =
+                            fmaf(row.weight,
+                                 contribution(found.words[i * size / 4], i % lanes<Stored>,
+                                              column + i < count, finite),  // beside them lies anything
+                                 added[i]);
+                }
+                PTXSDK_UNROLL(4)
+                for (int i = 0; i < pixels; i += 4) {
+                    auto* sum = reinterpret_cast<Sums*>(sums + column + i);
+                    Sums four = k == 0 ? Sums{} : *sum;
+                    PTXSDK_UNROLL(4)
+                    for (int u = 0; u < 4; ++u) four.values[u] += added[i + u];
+                    *sum = four;
                 }
             }
             if (!finite) Block::set_bits(not_finite, 1);
@@ -182,17 +296,17 @@ PTXSDK_DEVICE void add_film_rows(const Block& block, const Film& film, const Spa
     switch (film.type) {
         case StoredType::u8:
             if (table) return add(TableContribution<std::uint8_t>{film.table}, std::uint8_t{});
-            return add(RampContribution<std::uint8_t>{film.ramp}, std::uint8_t{});
+            return add(LinearContribution<std::uint8_t>{film.slope}, std::uint8_t{});
         case StoredType::u16:
             if (table) return add(TableContribution<std::uint16_t>{film.table}, std::uint16_t{});
-            return add(RampContribution<std::uint16_t>{film.ramp}, std::uint16_t{});
+            return add(LinearContribution<std::uint16_t>{film.slope}, std::uint16_t{});
         case StoredType::i16:
             if (table) return add(TableContribution<std::int16_t>{film.table}, std::int16_t{});
-            return add(RampContribution<std::int16_t>{film.ramp}, std::int16_t{});
+            return add(LinearContribution<std::int16_t>{film.slope}, std::int16_t{});
         case StoredType::f32:
             if (film.transfer == Transfer::sigmoid)
                 return add(SigmoidContribution{film.low, film.low_rest, film.steepness}, float{});
-            return add(RampContribution<float>{film.ramp}, float{});
+            return add(LinearContribution<float>{film.slope}, float{});
     }
 }
 
@@ -200,28 +314,21 @@ PTXSDK_DEVICE void add_film_rows(const Block& block, const Film& film, const Spa
 template <typename Block>
 PTXSDK_DEVICE void preprocess_block(const Block& block, const Film& film, const PreprocessTarget& target,
                                     std::int32_t tile, std::int32_t i, std::int32_t index) {
-    auto* sums = reinterpret_cast<float*>(block.shared);
+    auto* sums = reinterpret_cast<float*>(block.shared + kSumsAt);
     const std::int32_t begin = tile * kTileColumns;
     const std::int32_t end = begin + kTileColumns < target.columns ? begin + kTileColumns : target.columns;
     const Content& content = film.content;
     const std::int32_t from = begin > content.x0 ? begin : content.x0;  // of the tile, what the film fills
     const std::int32_t to = end < content.x1 ? end : content.x1;
     const bool filled = i >= content.y0 && i < content.y1 && from < to;
-    const auto width = static_cast<std::uint32_t>(content.x1 - content.x0);
-    const auto columns = static_cast<std::uint32_t>(film.columns);
-    const auto column_span = [&](std::int32_t j) {
-        return make_span(static_cast<std::uint32_t>(j - content.x0), columns, width);
-    };
+    const auto column_span = [&](std::int32_t j) { return span_of(film.columns, j - content.x0); };
 
     std::int32_t first = 0;
     if (filled) {
-        first = column_span(from).first;
+        first = column_span(from).first & ~15;  // 16 pixels fill words of 16 bytes, whatever the type
         const Span last = column_span(to - 1);
-        add_film_rows(
-            block, film,
-            make_span(static_cast<std::uint32_t>(i - content.y0), static_cast<std::uint32_t>(film.rows),
-                      static_cast<std::uint32_t>(content.y1 - content.y0)),
-            first, last.first + last.count() - first, sums, target.not_finite + index);
+        add_film_rows(block, film, span_of(film.rows, i - content.y0), first,
+                      last.first + last.count() - first, sums, target.not_finite + index);
     }
     block.each([&](int thread) {
         const std::size_t row = (static_cast<std::size_t>(index) * target.rows + i) * target.columns;
@@ -229,15 +336,16 @@ PTXSDK_DEVICE void preprocess_block(const Block& block, const Film& film, const 
             float value = 0;  // padding is black
             if (filled && j >= from && j < to) {
                 const Span span = column_span(j);
-                float sum = 0;
-                for (std::int32_t k = 0; k < span.count(); ++k)
-                    sum += span.weight(k) * sums[sum_index(span.first - first + k)];
-                value = display_value(sum * film.scale, film.transfer == Transfer::linear, film.ramp,
-                                      film.invert);
+                std::int32_t column = span.first - first;
+                float sum = span.first_weight * sums[column];
+                for (std::int32_t k = 0; k < span.whole; ++k) sum += sums[++column];
+                if (span.last_weight > 0) sum += span.last_weight * sums[++column];
+                value = saturated(sum * film.scale);
+                if (film.invert) value = 1.0f - value;
                 if (target.sample != nullptr && film.sample_step > 0) {
                     const std::int32_t y = i - content.y0, x = j - content.x0, step = film.sample_step;
                     const std::int32_t at =
-                        y / step * ((static_cast<std::int32_t>(width) + step - 1) / step) + x / step;
+                        y / step * ((content.x1 - content.x0 + step - 1) / step) + x / step;
                     if (y % step == 0 && x % step == 0 && at < target.sample_capacity)
                         target.sample[static_cast<std::size_t>(index) * target.sample_capacity + at] = value;
                 }

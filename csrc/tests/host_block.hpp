@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <stdexcept>
 #include <vector>
 
 #include "ops/block.hpp"
@@ -26,6 +27,13 @@ struct HostBlock {
         std::memcpy(&loaded, aligned, sizeof loaded);
         return loaded;
     }
+    static void copy16(std::byte* to, const std::byte* from, int skip, int size) {
+        if ((reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to)) % 16 != 0)
+            throw std::logic_error("copy16 is not aligned");
+        std::memcpy(to + skip, from + skip, static_cast<std::size_t>(size - skip));
+    }
+    static void copy16(std::byte* to, const std::byte* from) { copy16(to, from, 0, 16); }
+    static void await_copies() {}
     template <typename T>
     static T fresh(const T* value) {
         return *value;
@@ -44,6 +52,7 @@ struct HostBlock {
         *to = value < before ? value : before;
         return before;
     }
+    static std::uint32_t racing(const std::uint32_t* value) { return *value; }
     static void lower(std::int32_t* to, std::int32_t value) { *to = value < *to ? value : *to; }
     template <typename T>
     static void raise(T* to, T value) {

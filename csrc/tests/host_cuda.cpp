@@ -37,7 +37,7 @@ std::vector<int> shuffled(int count) {
 }  // namespace
 
 void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target, Stream) {
-    SharedMemory shared(sums_bytes(widest_tile));
+    SharedMemory shared(preprocess_shared_bytes(widest_tile));
     for (int index = 0; index < count; ++index)
         for (const int row : shuffled(target.rows))
             for (int tile = 0; tile * kTileColumns < target.columns; ++tile)

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <functional>
 #include <limits>
+#include <random>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "ops/aggregate.hpp"
 #include "ops/aggregate_result.hpp"
 #include "ops/preprocess.hpp"
+#include "ops/preprocess_block.hpp"
 
 namespace {
 
@@ -151,6 +153,26 @@ Aggregation aggregated(const std::vector<float>& mask, AggregateParameters param
     return aggregate(patch, {mask, 8, 6}, kFilm, parameters);
 }
 
+// The kernels find the parts of a split without a division.
+void test_spans_of_the_kernels() {
+    std::mt19937 random(11);
+    for (int i = 0; i < 20000; ++i) {
+        const auto source = static_cast<std::int32_t>(1 + random() % (i % 2 == 0 ? 32768 : 40));
+        const auto count = static_cast<std::int32_t>(1 + random() % (i % 3 == 0 ? 4096 : 40));
+        const cuda::Split split = cuda::make_split(source, count);
+        for (const std::int32_t j :
+             {0, count - 1, static_cast<std::int32_t>(random() % static_cast<unsigned>(count))}) {
+            const Span found = cuda::span_of(split, j);
+            const Span wanted = make_span(static_cast<std::uint64_t>(j), static_cast<std::uint64_t>(source),
+                                          static_cast<std::uint64_t>(count));
+            bool same = found.first == wanted.first && found.count() == wanted.count();
+            for (std::int32_t k = 0; same && k < wanted.count(); ++k)
+                same = std::abs(found.weight(k) - wanted.weight(k)) <= 1e-6F * wanted.weight(k);
+            check(same, "a part of a split");
+        }
+    }
+}
+
 void test_regions() {
     std::vector<float> mask(48, -5.0F);
     for (const std::size_t i : {7, 8, 13, 14, 21}) mask[i] = 3.0F;  // 21 touches 14 at a corner
@@ -214,6 +236,7 @@ int main() {
     test_preprocess_refuses();
     test_a_table_leaves_the_window_unread();
     test_a_window_too_narrow_for_float32_is_a_step();
+    test_spans_of_the_kernels();
     test_regions();
     test_aggregate_refuses();
     test_results_of_a_broken_device();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -191,7 +192,8 @@ def address_of(stream: Any) -> int:
     BackendError
         ``backend.failed``: it was closed.  CUDA would take its address, 0, for the default stream.
     """
-    if stream.is_closed:
+    # cuda-core before 1.2 says so by the address alone.
+    if getattr(stream, "is_closed", False) or not int(stream.handle):
         raise BackendError("backend.failed", "the CUDA stream was closed")
     return int(stream.handle)
 
@@ -207,11 +209,16 @@ def release(gpu: Gpu, held: list[Any]) -> None:
             held.pop()
 
 
+def failure(text: str) -> BackendError:
+    """Return the error for what CUDA, cuda-core or TensorRT said: ``backend.out_of_memory`` or ``backend.failed``."""
+    full = re.search(r"OUT_OF_MEMORY|MemoryAllocation|out of memory", text, re.IGNORECASE)
+    return BackendError("backend.out_of_memory" if full else "backend.failed", text)
+
+
 def _checked(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
     status, *values = outcome
     if int(status):
-        code = "backend.out_of_memory" if "OUT_OF_MEMORY" in status.name else "backend.failed"
-        raise BackendError(code, f"CUDA: {status.name}")
+        raise failure(f"CUDA: {status.name}")
     return tuple(values)
 
 

@@ -27,18 +27,20 @@ from ptxsdk.device_array import DeviceArray
 from ptxsdk.engine import Engine
 from ptxsdk.errors import BackendError, InputError
 from ptxsdk.geometry import Geometry
-from ptxsdk.ops.device import cuda_module, failures_of, film_on, pack_film
+from ptxsdk.ops.device import cuda_module, failures_of, film_on, in_order, pack_film
 from ptxsdk.ops.preprocess import transfer_of
 from ptxsdk.pipeline import Check, Floats, Run
 from ptxsdk.radiograph import Display
 
 _RECORDS = 16  # regions that come back with the result; a film with more is left to the CPU twin
-_MOST_RECORDS = 1024  # as csrc/ops/aggregate_result.hpp has it
-_SAMPLE = 1 << 15  # display values for the gate; 64 by 64 to 128 by 256 are usual
+_SAMPLE = 1 << 13  # display values for the gate that come back at once; 64 by 64 to 90 by 80 are usual
+_MOST_SAMPLE = 1 << 15
+_TILE = 2048  # source columns of a tile of a film 3,000 pixels wide, at 384 target columns
 _ALIGNED = 16  # bytes; the kernels load so many at once
-# not_finite, the gate's sample and the result lie together, so that one copy brings them.
+# One block on the device: the film's description, the word not_finite, the gate's sample, the result.  The graph copies
+# the first two up, the word as zero, and all but the first back.
+_NOT_FINITE_AT = 252
 _SAMPLE_AT = 256
-_RESULT_AT = _SAMPLE_AT + 4 * _SAMPLE
 
 
 class Tensor(Protocol):
@@ -87,8 +89,7 @@ class FilmGraph:
     ) -> None:
         self._gpu, self._engine, self._locate = gpu, engine, locate
         self._cuda = cuda_module()
-        self._patience = FIRST_PATIENCE
-        self._tile = 1536  # source columns of a tile of a film 4,600 pixels wide, at 384 target columns
+        self._tile, self._sample = _TILE, _SAMPLE
         # The only reference, so that whoever empties it decides where things are freed.
         self._held: list[_Held] = []
         self._let_go = weakref.finalize(self, release, gpu, self._held)
@@ -102,10 +103,9 @@ class FilmGraph:
                 image=image,
                 patch=patch,
                 mask=mask,
-                parameters=_Both(gpu, self._cuda.FILM_BYTES, stream),
                 table=_Both(gpu, 4 * 65536, stream),
                 film=_Both(gpu, _ALIGNED, stream),
-                back=_Both(gpu, _RESULT_AT + self._cuda.RESULT_BYTES, stream),
+                block=_Both(gpu, _SAMPLE_AT + 4 * _MOST_SAMPLE + self._cuda.RESULT_BYTES, stream),
                 scratch=gpu.allocate(scratch, stream=stream),
             )
             self._held.append(held)
@@ -113,12 +113,13 @@ class FilmGraph:
             del held  # a traceback would keep it beyond the moment when its device is current
             try:
                 self._cuda.zero(to=int(self._memory.scratch.handle), size=scratch, stream=stream_address)
-                self._memory.back.up(self._cuda, stream_address)
+                self._memory.block.up(self._cuda, stream_address)
                 # First outside a capture: TensorRT finishes its preparations, and CUDA loads the kernels.
-                self._record(stream_address, self._tile)
-                self._wait()
-                self._patience = FIRST_PATIENCE
-                self._capture(self._tile)
+                self._record(stream_address)
+                self._wait(FIRST_PATIENCE)
+                self._capture()
+                self._memory.graph.launch(self._memory.stream)
+                self._wait(FIRST_PATIENCE)
             except BaseException:
                 self._let_go()
                 raise
@@ -133,7 +134,7 @@ class FilmGraph:
             film = self._on_device(pixels)
             tile = pack_film(
                 self._cuda,
-                self._memory.parameters.host,
+                self._memory.block.host[: self._cuda.FILM_BYTES],
                 film,
                 geometry,
                 self._transfer(display, film.dtype),
@@ -141,24 +142,25 @@ class FilmGraph:
                 std=self._engine.manifest.input.std,
                 sample_step=step,
             )
-            if tile > self._tile:  # a film so wide that its tiles need more shared memory
-                self._capture(tile)
+            if tile > self._tile or _count(geometry, step) > self._sample:  # wider or longer than usual
+                self._capture(max(tile, self._tile), _MOST_SAMPLE)
+            block = self._memory.block.host
+            block[_NOT_FINITE_AT:_SAMPLE_AT] = 0
             uploaded = perf_counter()
             self._memory.graph.launch(self._memory.stream)
             self._wait()
             ran = perf_counter()
-        back = self._memory.back.host
-        if back[:4].any():
+        if block[_NOT_FINITE_AT:_SAMPLE_AT].any():
             raise InputError("input.not_finite", "the pixels hold NaN or infinity")
         if check is not None:
-            check(_sample(back, geometry, step))
+            check(_sample(block, geometry, step))
         return Run(
             geometry=geometry,
             logits=self._logits,
             preprocess=uploaded - started,
             gate=perf_counter() - ran,
             network=ran - uploaded,
-            result=back[_RESULT_AT : _RESULT_AT + self._head_bytes].copy(),
+            result=block[self._result_at :][: self._head_bytes].copy(),
         )
 
     def close(self) -> None:
@@ -174,37 +176,45 @@ class FilmGraph:
     @property
     def _head_bytes(self) -> int:
         """Of a result with its first records."""
-        fewer: int = self._cuda.RESULT_BYTES - (_MOST_RECORDS - _RECORDS) * self._cuda.RECORD_BYTES
+        fewer: int = self._cuda.RESULT_BYTES - (self._cuda.MOST_RECORDS - _RECORDS) * self._cuda.RECORD_BYTES
         return fewer
 
-    def _capture(self, tile: int) -> None:
-        self._memory.graph = self._gpu.captured(self._memory.stream, lambda stream: self._record(stream, tile))
-        self._tile = tile
+    @property
+    def _result_at(self) -> int:
+        return _SAMPLE_AT + 4 * self._sample
 
-    def _record(self, stream: int, tile: int) -> None:
-        """Enqueue everything between the parameters and the results; the graph is captured from this."""
+    def _capture(self, tile: int = _TILE, sample: int = _SAMPLE) -> None:
+        before = self._tile, self._sample
+        self._tile, self._sample = tile, sample
+        try:
+            self._memory.graph = self._gpu.captured(self._memory.stream, self._record)
+        except BaseException:
+            self._tile, self._sample = before
+            raise
+
+    def _record(self, stream: int) -> None:
+        """Enqueue everything between the film's description and the results; the graph is captured from this."""
         cuda, contract, memory = self._cuda, self._engine.manifest, self._memory
         rows, columns = contract.input.size
-        films, back = int(memory.parameters.device.handle), int(memory.back.device.handle)
-        memory.parameters.up(cuda, stream)
-        cuda.zero(to=back, size=4, stream=stream)
+        block = int(memory.block.device.handle)
+        memory.block.up(cuda, stream, size=_SAMPLE_AT)
         cuda.preprocess(
-            films=films,
+            films=block,
             count=1,
-            widest_tile=tile,
+            widest_tile=self._tile,
             target=int(memory.image.device.handle),
             target_type=memory.image.host.dtype.name,
             rows=rows,
             columns=columns,
-            sample=back + _SAMPLE_AT,
-            sample_capacity=_SAMPLE,
-            not_finite=back,
+            sample=block + _SAMPLE_AT,
+            sample_capacity=self._sample,
+            not_finite=block + _NOT_FINITE_AT,
             stream=stream,
         )
         if not memory.network(stream):
             raise BackendError("backend.failed", "the network cannot be captured in a CUDA graph")
         cuda.aggregate(
-            films=films,
+            films=block,
             count=1,
             patch=int(memory.patch.device.handle),
             patch_type=memory.patch.host.dtype.name,
@@ -214,12 +224,17 @@ class FilmGraph:
             rows=rows,
             columns=columns,
             scratch=int(memory.scratch.handle),
-            results=back + _RESULT_AT,
+            results=block + self._result_at,
             film_results=cuda.RESULT_BYTES,
             stream=stream,
             **{"k": 1, **contract.scoring},
         )
-        cuda.copy(to=memory.back.host.ctypes.data, source=back, size=_RESULT_AT + self._head_bytes, stream=stream)
+        cuda.copy(
+            to=memory.block.host[_NOT_FINITE_AT:].ctypes.data,
+            source=block + _NOT_FINITE_AT,
+            size=self._result_at + self._head_bytes - _NOT_FINITE_AT,
+            stream=stream,
+        )
         if self._locate:
             self._fetch(stream)
 
@@ -244,7 +259,9 @@ class FilmGraph:
         """Return the film where the kernels read it: in place, or uploaded, its rows beginning at aligned addresses."""
         memory = self._memory
         if isinstance(pixels, DeviceArray):
-            return film_on(self._gpu, DeviceArray.of(pixels, stream=memory.address))
+            film = in_order(self._gpu, pixels, memory.address, film_on)
+            self._wait(FIRST_PATIENCE)  # for its producer, whose work is not the film's
+            return film
         rows, columns = pixels.shape
         pitch = -(-columns * pixels.itemsize // _ALIGNED) * _ALIGNED
         if memory.film.size < rows * pitch:
@@ -277,10 +294,9 @@ class FilmGraph:
             transfer["table"] = int(self._memory.table.device.handle)
         return transfer
 
-    def _wait(self) -> None:
-        if not self._cuda.wait(stream=self._memory.address, seconds=self._patience):
-            raise BackendError("backend.lost", f"cuda:{self._gpu.index} did not answer within {self._patience:g} s")
-        self._patience = PATIENCE
+    def _wait(self, seconds: float = PATIENCE) -> None:
+        if not self._cuda.wait(stream=self._memory.address, seconds=seconds):
+            raise BackendError("backend.lost", f"cuda:{self._gpu.index} did not answer within {seconds:g} s")
 
     @contextlib.contextmanager
     def _using_the_device(self) -> Iterator[None]:
@@ -288,13 +304,20 @@ class FilmGraph:
             yield
 
 
-def _sample(back: npt.NDArray[np.uint8], geometry: Geometry, step: int) -> Floats:
+def _sample_shape(geometry: Geometry, step: int) -> tuple[int, int]:
     x0, y0, x1, y1 = geometry.content
-    shape = -(-(y1 - y0) // step), -(-(x1 - x0) // step)
-    count = math.prod(shape)
-    if count > _SAMPLE:
+    return -(-(y1 - y0) // step), -(-(x1 - x0) // step)
+
+
+def _count(geometry: Geometry, step: int) -> int:
+    return math.prod(_sample_shape(geometry, step))
+
+
+def _sample(block: npt.NDArray[np.uint8], geometry: Geometry, step: int) -> Floats:
+    count = _count(geometry, step)
+    if count > _MOST_SAMPLE:
         raise InputError("input.unsupported", f"a film of {geometry.source} pixels is too long for this pipeline")
-    values: Floats = back[_SAMPLE_AT:_RESULT_AT].view(np.float32)[:count].reshape(shape).copy()
+    values: Floats = block[_SAMPLE_AT:][: 4 * count].view(np.float32).reshape(_sample_shape(geometry, step)).copy()
     return values
 
 
@@ -307,10 +330,9 @@ class _Held:
     image: Tensor
     patch: Tensor
     mask: Tensor
-    parameters: _Both
     table: _Both
     film: _Both
-    back: _Both
+    block: _Both
     scratch: Any
     graph: Any = None
 
@@ -331,6 +353,7 @@ class _Both:
         self.host: npt.NDArray[np.uint8] = np.ctypeslib.as_array(block)
         self.host[...] = 0
 
-    def up(self, cuda: Any, stream: int) -> None:
-        """Copy the host's block to the device."""
-        cuda.copy(to=int(self.device.handle), source=self.host.ctypes.data, size=self.size, stream=stream)
+    def up(self, cuda: Any, stream: int, *, size: int | None = None) -> None:
+        """Copy the host's block, or its first bytes, to the device."""
+        length = self.size if size is None else size
+        cuda.copy(to=int(self.device.handle), source=self.host.ctypes.data, size=length, stream=stream)

@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.backends.contract import as_plane
-from ptxsdk.backends.cuda import FIRST_PATIENCE, PATIENCE, Gpu, address_of, capability_name, count, release
+from ptxsdk.backends.cuda import (
+    FIRST_PATIENCE,
+    PATIENCE,
+    Gpu,
+    address_of,
+    capability_name,
+    count,
+    failure,
+    release,
+)
 from ptxsdk.backends.fastest import fastest
 from ptxsdk.backends.plans import PlanCache, PlanKey
 from ptxsdk.engine import Engine
@@ -113,7 +122,7 @@ def load(
         except BackendError:
             raise
         except Exception as error:  # cuda-core's exceptions share no public base but Exception
-            raise BackendError("backend.failed", f"{gpu.name} cannot be used: {error}") from error
+            raise failure(f"{gpu.name} cannot be used: {error}") from error
         return TensorRtBackend(compiled, engine, chosen)
 
     if precision != "auto":
@@ -197,6 +206,7 @@ class _Running:
     stream: Any
     context: trt.IExecutionContext
     slots: dict[str, _Slot]
+    scratch: list[Any]
 
     @classmethod
     def start(cls, compiled: _Compiled) -> _Running:
@@ -204,25 +214,33 @@ class _Running:
         from ptxsdk.backends.tensorrt_build import new_context
 
         stream = compiled.gpu.stream()
-        context = new_context(compiled.engine)
+        scratch: list[Any] = []
+
+        def allocate(size: int) -> int:
+            scratch.append(compiled.gpu.allocate(size, stream=stream))
+            return int(scratch[-1].handle)
+
+        context = new_context(compiled.engine, allocate)
         if context is None:
-            raise BackendError("backend.failed", f"TensorRT made no context: {compiled.log.taken()}")
+            raise failure(f"TensorRT made no context: {compiled.log.taken()}")
         slots = {}
         for index in range(compiled.engine.num_io_tensors):
             slot = _Slot(compiled, compiled.engine.get_tensor_name(index), stream)
             slots[slot.name] = slot
             if not context.set_tensor_address(slot.name, int(slot.device.handle)):
                 raise BackendError("backend.failed", f"TensorRT takes no memory: {compiled.log.taken()}")
-        stream.sync()
-        return cls(compiled=compiled, stream=stream, context=context, slots=slots)
+        running = cls(compiled=compiled, stream=stream, context=context, slots=slots, scratch=scratch)
+        running.infer(FIRST_PATIENCE)  # for which the driver loads what it needs
+        return running
 
-    def infer(self, patience: float) -> bool:
-        """Copy up, run, copy back, wait; whether TensorRT ran.
+    def infer(self, patience: float) -> None:
+        """Copy up, run, copy back, wait.
 
         Raises
         ------
         BackendError
-            ``backend.lost``: the device takes longer than `patience`, in seconds; ``backend.failed``.
+            ``backend.lost``: the device takes longer than `patience`, in seconds; ``backend.out_of_memory``;
+            ``backend.failed``.
         """
         for slot in self.slots.values():
             if slot.is_input:
@@ -234,7 +252,8 @@ class _Running:
         gpu = self.compiled.gpu
         if not gpu.done_within(patience, stream=self.stream):
             raise BackendError("backend.lost", f"cuda:{gpu.index} did not answer within {patience:g} s")
-        return bool(started)
+        if not started:
+            raise failure(f"TensorRT failed: {self.compiled.log.taken()}")
 
 
 class TensorRtBackend:
@@ -251,7 +270,6 @@ class TensorRtBackend:
         self.device = f"cuda:{compiled.gpu.index}"
         self._engine = engine
         self._outputs = contract.outputs
-        self._patience = FIRST_PATIENCE
         # The only reference, so that whoever empties it decides where things are freed.
         self._held: list[_Running] = []
         self._let_go = weakref.finalize(self, release, compiled.gpu, self._held)
@@ -262,7 +280,7 @@ class TensorRtBackend:
         except BackendError:
             raise
         except Exception as error:  # cuda-core's exceptions share no public base but Exception
-            raise BackendError("backend.failed", f"TensorRT does not start: {error}; {compiled.log.taken()}") from error
+            raise failure(f"TensorRT does not start: {error}; {compiled.log.taken()}") from error
         slots = self._held[0].slots
         _require_contract(engine, slots)
         entry = slots[contract.input.name].host
@@ -279,14 +297,11 @@ class TensorRtBackend:
         slots[self._engine.manifest.input.name].rounded_from(self.input)
         try:
             with compiled.gpu.current():
-                ran = running.infer(self._patience)
+                running.infer(PATIENCE)
         except BackendError:
             raise
         except Exception as error:  # as in the constructor
-            raise BackendError("backend.failed", f"TensorRT failed: {error}; {compiled.log.taken()}") from error
-        if not ran:
-            raise BackendError("backend.failed", f"TensorRT failed: {compiled.log.taken()}")
-        self._patience = PATIENCE
+            raise failure(f"TensorRT failed: {error}; {compiled.log.taken()}") from error
         patch, mask = self._outputs.patch_logits, self._outputs.mask_logits
         return (
             as_plane(slots[patch.name].host.astype(np.float32, copy=False), patch.name, patch.grid),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,10 +146,25 @@ def deserialized(plan: bytes, log: Log) -> trt.ICudaEngine | None:
     return engine
 
 
-def new_context(engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
-    """Return a context with its scratch memory; None where TensorRT makes none, with the reason in the log."""
-    context: trt.IExecutionContext | None = engine.create_execution_context()
-    return context
+def new_context(engine: trt.ICudaEngine, allocate: Callable[[int], int]) -> trt.IExecutionContext | None:
+    """Return a context with its scratch memory; None where TensorRT makes none, with the reason in the log.
+
+    Parameters
+    ----------
+    engine : ICudaEngine
+        A plan.
+    allocate : callable
+        Returns the address of so many bytes on the device, which outlive the context.  TensorRT for RTX works in them,
+        because a context that allocates for itself cannot be captured in a CUDA graph.
+    """
+    if FLAVOUR != "tensorrt_rtx":
+        context: trt.IExecutionContext | None = engine.create_execution_context()
+        return context
+    managed: Any = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if managed is not None:
+        size = int(engine.device_memory_size_v2)
+        managed.set_device_memory(allocate(max(size, 1)), size)
+    return managed
 
 
 def sizes(shape: trt.Dims) -> tuple[int, ...]:
@@ -201,6 +216,9 @@ def _built(network: bytes, targets: Sequence[tuple[int, int]] | None, inspect: b
     _require_fixed(definition)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    if FLAVOUR == "tensorrt_rtx":
+        rtx: Any = trt
+        config.set_flag(rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if targets is not None:
         _set_targets(config, targets)
     if inspect:

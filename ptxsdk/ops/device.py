@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ptxsdk.backends.cuda import Gpu, address_of
+from ptxsdk.backends.cuda import FIRST_PATIENCE, Gpu, address_of, failure
 from ptxsdk.device_array import DeviceArray
 from ptxsdk.errors import BackendError, InputError
 from ptxsdk.geometry import Geometry
@@ -19,8 +19,6 @@ from ptxsdk.ops.preprocess import transfer_of
 from ptxsdk.radiograph import STORED_DTYPES, Display
 
 WAIT_SECONDS = 10.0
-_LONGEST = 1 << 15  # as csrc/ops/preprocess_block.hpp has it
-_WIDEST_TILE = 11_900  # source columns whose sums fit 48 KB of shared memory
 
 
 def cuda_module() -> Any:
@@ -54,10 +52,7 @@ def failures_of(what: str) -> Iterator[None]:
     except (PtxsdkError, TypeError, ValueError):
         raise
     except Exception as error:  # cuda-core's exceptions share no public base but Exception
-        text = f"{type(error).__name__}: {error}"
-        if "OUT_OF_MEMORY" in text or "MemoryAllocation" in text:
-            raise BackendError("backend.out_of_memory", f"{what}: {error}") from error
-        raise BackendError("backend.failed", f"{what}: {error}") from error
+        raise failure(f"{what}: {error}") from error
 
 
 class DeviceOps:
@@ -124,7 +119,8 @@ class DeviceOps:
             raise ValueError(f"{len(films)} films, {len(displays)} displays")
         stream = address_of(self._stream)
         with failures_of("preprocess"), self._gpu.current():
-            views = [film_on(self._gpu, DeviceArray.of(film, stream=stream)) for film in films]
+            views = [in_order(self._gpu, film, stream, film_on) for film in films]
+            self._wait_for_producers()
             geometries = [Geometry.fit((view.shape[0], view.shape[1]), size) for view in views]
             packed = np.zeros((len(views), self._cuda.FILM_BYTES), np.uint8)
             tables = []
@@ -203,8 +199,9 @@ class DeviceOps:
         """
         stream = address_of(self._stream)
         with failures_of("aggregate"), self._gpu.current():
-            patch = _logits_on(self._gpu, DeviceArray.of(patch_logits, stream=stream))
-            mask = _logits_on(self._gpu, DeviceArray.of(mask_logits, stream=stream))
+            patch = in_order(self._gpu, patch_logits, stream, _logits_on)
+            mask = in_order(self._gpu, mask_logits, stream, _logits_on)
+            self._wait_for_producers()
             count, rows, columns = mask.shape
             if len(geometries) != count or patch.shape[0] != count:
                 raise ValueError(f"{patch.shape[0]} and {count} films, {len(geometries)} geometries")
@@ -283,15 +280,27 @@ class DeviceOps:
         self._cuda.copy(to=into.ctypes.data, source=address, size=into.nbytes, stream=address_of(self._stream))
         self._wait()
 
-    def _wait(self) -> None:
-        if not self._cuda.wait(stream=address_of(self._stream), seconds=WAIT_SECONDS):
-            raise BackendError("backend.lost", f"the device did not answer within {WAIT_SECONDS:g} s")
+    def _wait(self, seconds: float = WAIT_SECONDS) -> None:
+        if not self._cuda.wait(stream=address_of(self._stream), seconds=seconds):
+            raise BackendError("backend.lost", f"the device did not answer within {seconds:g} s")
+
+    def _wait_for_producers(self) -> None:
+        self._wait(FIRST_PATIENCE)
 
 
 def _pair(
     patch: npt.NDArray[np.float32], mask: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     return patch, mask
+
+
+def in_order(gpu: Gpu, array: object, stream: int, checked: Callable[[Gpu, DeviceArray], DeviceArray]) -> DeviceArray:
+    """Return an array whose producer's work the stream waits for, once it is known to be one that can be used.
+
+    An array on another device must not be asked for in the stream's order: its events are of another context.
+    """
+    checked(gpu, DeviceArray.of(array))
+    return checked(gpu, DeviceArray.of(array, stream=stream))
 
 
 def film_on(gpu: Gpu, film: DeviceArray) -> DeviceArray:
@@ -329,10 +338,12 @@ def pack_film(
     Raises
     ------
     InputError
-        ``input.too_large``: a side, or what a tile of 128 target columns covers, is beyond what the kernel takes.
+        ``input.too_large``: a side, or what a tile of 256 target columns covers, is beyond what the kernel takes.
     """
-    if max(film.shape) > _LONGEST:
-        raise InputError("input.too_large", f"a film of {film.shape} pixels; the kernel takes {_LONGEST} a side")
+    if max(film.shape) > cuda.LONGEST_SIDE:
+        raise InputError(
+            "input.too_large", f"a film of {film.shape} pixels; the kernel takes {cuda.LONGEST_SIDE} a side"
+        )
     widest: int = cuda.pack_film(
         into,
         data=film.address,
@@ -348,7 +359,7 @@ def pack_film(
         sample_step=sample_step,
         **transfer,
     )
-    if widest > _WIDEST_TILE:
+    if widest > cuda.WIDEST_TILE:
         raise InputError(
             "input.too_large", f"a film {film.shape[1]} pixels wide for a target {geometry.target[1]} wide"
         )

@@ -594,15 +594,15 @@ def test_all_is_freed_while_the_device_is_current_the_plan_with_the_last_clone(p
         first.close()
     del first
     gc.collect()
-    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 5 + [("context", True)]
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 6 + [("context", True)]
     del patch
     gc.collect()
-    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 6 + [("context", True)]
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 7 + [("context", True)]
     if closed:
         second.close()
     del second
     gc.collect()
-    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 12 + [("context", True)] * 2 + [("engine", True)]
+    assert sorted(pretended.gpu.freed) == [("buffer", True)] * 14 + [("context", True)] * 2 + [("engine", True)]
 
 
 def test_what_was_closed_does_not_run(pretended, opened, cache):
@@ -663,7 +663,7 @@ def test_cuda_failing_at_the_start(pretended, opened, cache, what, monkeypatch):
     monkeypatch.setattr(pretended.gpu, what, fail)
     with pytest.raises(BackendError, match="CUDA_ERROR_OUT_OF_MEMORY") as raised:
         load(opened, cache)
-    assert raised.value.code == "backend.failed"
+    assert raised.value.code == "backend.out_of_memory"
     gc.collect()
     assert all(current for _, current in pretended.gpu.freed)
 

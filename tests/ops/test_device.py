@@ -52,6 +52,37 @@ def test_targets_wider_than_a_tile(cuda_twin, shape):
     np.testing.assert_allclose(tensor, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((2100, 60), (16, 16)),  # more rows under a target row than are staged at a time
+        ((40, 5600), (24, 24)),  # rows so wide that few are
+        ((9, 7), (200, 300)),  # pixels larger than a target's
+        ((31, 900), (7, 513)),  # a third tile with one column
+    ],
+)
+def test_any_shape_from_any_address(cuda_twin, dtype, shape, size):
+    wide = film(dtype, (shape[0], shape[1] + 5))
+    tensor, _ = cuda_twin.ops.preprocess(
+        [cuda_twin.moved(wide[:, 2:-3])] * 2, displays=[DISPLAYS["ramp"]] * 2, size=size, mean=0.4, std=0.3
+    )
+    expected, _ = preprocess(wide[:, 2:-3], display=DISPLAYS["ramp"], size=size, mean=0.4, std=0.3)
+    for made in cuda_twin.back(tensor):
+        np.testing.assert_allclose(made[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize(
+    "window", [(99.999, 100.001), (100, 100.0001), (99.5, 101.2), (-3e4, 3.5e4), (-1e9, 1e9), (99, 1e6)]
+)
+def test_windows_narrow_and_wide(cuda_twin, dtype, window):
+    pixels = np.random.default_rng(5).integers(97, 104, (40, 50)).astype(dtype)
+    display = Display(voi=Window.from_range(*window))
+    tensor, _ = cuda_twin.preprocess(pixels, display=display, size=(40, 50))
+    np.testing.assert_allclose(tensor, preprocess(pixels, display=display, size=(40, 50))[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_a_batch_of_films_of_every_kind(cuda_twin, dtype):
     films = [

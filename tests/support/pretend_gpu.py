@@ -120,9 +120,8 @@ class PretendCuda:
     def __init__(self, played, gpu):
         self.played, self.gpu = played, gpu
         self.CudaError = played.CudaError
-        self.FILM_BYTES, self.RECORD_BYTES, self.RESULT_BYTES = (
-            played.FILM_BYTES, played.RECORD_BYTES, played.RESULT_BYTES,
-        )  # fmt: skip
+        for name in ("FILM_BYTES", "LONGEST_SIDE", "MOST_RECORDS", "RECORD_BYTES", "RESULT_BYTES", "WIDEST_TILE"):
+            setattr(self, name, getattr(played, name))
         self.pack_film = played.pack_film
         self.aggregate_scratch_bytes = played.aggregate_scratch_bytes
         self.bytes_up = self.bytes_copied = 0
@@ -257,8 +256,11 @@ class PretendEngine:
         }
         return types[self.dtype]
 
-    def create_execution_context(self):
+    device_memory_size_v2 = 4096
+
+    def create_execution_context(self, strategy=None):
         self.gpu.require_current()
+        assert strategy in (None, self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         self.contexts += 1
         return PretendContext(self)
 
@@ -270,6 +272,10 @@ class PretendContext:
 
     def __del__(self):
         self.engine.gpu.freed.append(("context", self.engine.gpu.depth > 0))
+
+    def set_device_memory(self, address, size):
+        assert size == self.engine.device_memory_size_v2
+        (ctypes.c_uint8 * size).from_address(address)[size - 1] = 0
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
