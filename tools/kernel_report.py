@@ -74,7 +74,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     if not shutil.which("nvcc"):
         sys.exit("there is no nvcc")
-    print("| kernel | compute capability | registers | spilled (stores, loads) | 16-byte loads or copies, of these together |")
+    print("| kernel | compute capability | registers | spilled (stores, loads) | 16-byte copies, of these together |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kernel in KERNELS:
