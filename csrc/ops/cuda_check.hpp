@@ -12,8 +12,8 @@ namespace ptxsdk::cuda {
 inline void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
     static_cast<void>(cudaGetLastError());  // or the next launch would be blamed for it
-    throw CudaError(std::string(what) + ": " + cudaGetErrorString(status) + " (" +
-                        cudaGetErrorName(status) + ")");
+    throw CudaError(std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) +
+                    ")");
 }
 
 }  // namespace ptxsdk::cuda
