@@ -12,11 +12,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from ptxsdk.errors import BackendError
 from ptxsdk.geometry import Geometry
 from ptxsdk.ops.aggregate import Aggregate, aggregate, mask_probability
+
+ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy, the reference, is not installed", exc_type=ImportError)
 
 EIGHT = np.ones((3, 3), int)
 
