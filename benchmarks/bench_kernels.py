@@ -2,7 +2,9 @@
 
 The floors are measured beside the kernels: the bandwidth of a device-to-device copy (bytes read plus written), the time
 of the smallest launch, and the time of the film's transfer.  Kernel times are those of many launches in one CUDA graph,
-so that the host does not count.  Needs a CUDA device.
+so that the host does not count.  Needs a CUDA device; without one it ends with status 77.
+
+Each part is written as soon as it is done, and one that fails costs no other: its error stands in its place.
 """
 
 from __future__ import annotations
@@ -11,26 +13,43 @@ import argparse
 import contextlib
 import json
 import math
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
-from measure import machine
+from measure import interleaved, machine
 
-from ptxsdk import Display, Engine, Radiograph, Window, backends
+from ptxsdk import BackendError, Display, Engine, Radiograph, Window, backends
 from ptxsdk.backends.cuda import Gpu
 from ptxsdk.backends.film_graph import FilmGraph
 from ptxsdk.geometry import Geometry
 from ptxsdk.ops.device import DeviceOps, pack_film
 from ptxsdk.ops.preprocess import transfer_of
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS, COLUMNS, SIZE, BATCH = 3000, 2500, 512, 64
 LAUNCHES = 20  # in one graph
 REPEATS = 15
+WARM_UP = 0.2  # seconds before each measurement: an idle device runs at a fraction of its clock
+NOT_RUN = 77
 PITCHES = ("rows as stored", "rows aligned to 16 bytes")
+
+
+class LostDeviceError(Exception):
+    """The device does not answer: nothing more can be measured."""
+
+
+def warm_up(call: Callable[[], object]) -> None:
+    """Do what is to be measured, and wait for it, until the device is at its working clock."""
+    ends = perf_counter() + WARM_UP
+    call()
+    while perf_counter() < ends:
+        call()
 
 
 class Bench:
@@ -55,8 +74,8 @@ class Bench:
         return address
 
     def wait(self) -> None:
-        if not self.cuda.wait(stream=self.handle, seconds=60):
-            raise SystemExit("the device does not answer")
+        if not self.cuda.wait(stream=self.handle, seconds=20):
+            raise LostDeviceError("the device does not answer")
 
     def seconds(self, launch: Callable[[int], None], launches: int = LAUNCHES) -> float:
         """Median time of one launch, from a graph of many of them."""
@@ -69,14 +88,19 @@ class Bench:
         graph = self.gpu.captured(self.stream, record)
         stream = driver.CUstream(self.handle)
         events = [driver.cuEventCreate(0)[1] for _ in range(2)]
-        times = []
-        for _ in range(REPEATS + 3):
+
+        def once() -> float:
             driver.cuEventRecord(events[0], stream)
             graph.launch(self.stream)
             driver.cuEventRecord(events[1], stream)
             self.wait()
-            times.append(driver.cuEventElapsedTime(*events)[1] / 1e3 / launches)
-        return float(np.median(times[3:]))
+            status, milliseconds = driver.cuEventElapsedTime(*events)
+            if int(status):
+                raise RuntimeError(f"CUDA: {status.name}")
+            return float(milliseconds) / 1e3 / launches
+
+        warm_up(once)
+        return float(np.median([once() for _ in range(REPEATS)]))
 
 
 def films(bench: Bench, count: int, pixels: np.ndarray, display: Display, address: int, pitch: int) -> tuple[int, int]:
@@ -120,9 +144,7 @@ def preprocess_times(bench: Bench) -> dict[str, float]:
 
 def aggregate_time(bench: Bench) -> dict[str, float]:
     """Seconds of aggregate for a typical map, and for one with everything above the threshold."""
-    from scipy import ndimage
-
-    smooth = ndimage.gaussian_filter(np.random.default_rng(1).normal(0, 1, (SIZE, SIZE)), 20)
+    smooth = cv2.GaussianBlur(np.random.default_rng(1).normal(0, 1, (SIZE, SIZE)), (0, 0), 20)
     typical = np.ascontiguousarray(4 * (smooth / smooth.std() - 1.5), np.float32)
     patch = bench.memory(4 * 32 * 32, np.random.default_rng(2).normal(-4, 2, (32, 32)).astype(np.float32))
     packed = np.zeros((1, bench.cuda.FILM_BYTES), np.uint8)
@@ -166,16 +188,14 @@ def floors(bench: Bench) -> dict[str, float]:
 
 
 def torch_times(bench: Bench) -> dict[str, float]:
-    """The same work in PyTorch's operations; empty without PyTorch with CUDA."""
-    try:
-        import torch
-    except ImportError:
-        return {}
+    """The same work in PyTorch's operations."""
+    import torch
+
     if not torch.cuda.is_available():
-        return {}
+        raise ImportError("PyTorch sees no GPU")
     where = torch.device("cuda", bench.gpu.index)
     width = Geometry.fit((ROWS, COLUMNS), (SIZE, SIZE)).content
-    pixels = torch.randint(0, 4096, (BATCH, 1, ROWS, COLUMNS), dtype=torch.int16, device=where)
+    pixels = torch.randint(0, 4096, (16, 1, ROWS, COLUMNS), dtype=torch.int16, device=where)
     logits = torch.randn(32, 32, device=where)
 
     def preprocess(films: Any) -> Any:
@@ -188,31 +208,30 @@ def torch_times(bench: Bench) -> dict[str, float]:
         s = torch.nn.functional.logsigmoid(-logits).sum()
         return torch.log(-torch.expm1(s)) - s
 
-    def seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
-        times = []
-        for _ in range(repeats + 3):
+    def seconds(call: Callable[[], object]) -> float:
+        def once() -> float:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             call()
             end.record()
             torch.cuda.synchronize(where)
-            times.append(begin.elapsed_time(end) / 1e3)
-        return float(np.median(times[3:]))
+            return float(begin.elapsed_time(end)) / 1e3
+
+        warm_up(once)
+        return float(np.median([once() for _ in range(REPEATS)]))
 
     return {
         "PyTorch: preprocess of one film": seconds(lambda: preprocess(pixels[:1])),
-        "PyTorch: preprocess of a batch": seconds(lambda: preprocess(pixels[:16]), 5) * BATCH / 16,
+        "PyTorch: preprocess of a batch": seconds(lambda: preprocess(pixels)) * BATCH / len(pixels),
         "PyTorch: the score alone, no regions": seconds(score),
     }
 
 
 def cupy_times(bench: Bench) -> dict[str, float]:
-    """Windowing and labelling in CuPy; empty without CuPy."""
-    try:
-        import cupy
-        from cupyx.scipy import ndimage
-    except ImportError:
-        return {}
+    """Windowing and labelling in CuPy."""
+    import cupy
+    from cupyx.scipy import ndimage
+
     with cupy.cuda.Device(bench.gpu.index):
         pixels = cupy.random.randint(0, 4096, (ROWS, COLUMNS)).astype(cupy.uint16)
         mask = cupy.random.standard_normal((SIZE, SIZE), dtype=cupy.float32)
@@ -225,162 +244,195 @@ def cupy_times(bench: Bench) -> dict[str, float]:
             return ndimage.sum_labels(mask, labels, cupy.arange(1, count + 1))
 
         def seconds(call: Callable[[], object]) -> float:
-            times = []
-            for _ in range(REPEATS + 3):
+            def once() -> float:
                 begin, end = cupy.cuda.Event(), cupy.cuda.Event()
                 begin.record()
                 call()
                 end.record()
                 end.synchronize()
-                times.append(cupy.cuda.get_elapsed_time(begin, end) / 1e3)
-            return float(np.median(times[3:]))
+                return float(cupy.cuda.get_elapsed_time(begin, end)) / 1e3
+
+            warm_up(once)
+            return float(np.median([once() for _ in range(REPEATS)]))
 
         return {"CuPy: window of one film, no resampling": seconds(window), "CuPy: labels of a map": seconds(label)}
 
 
 def verdicts(floor: dict[str, float], times: dict[str, float]) -> dict[str, float]:
-    """The ratios that were asked for."""
+    """The ratios that were asked for, as far as their parts were measured."""
     batch_bytes = BATCH * (ROWS * COLUMNS * 2 + SIZE * SIZE * 4)
     ratios = {}
     for pitch in PITCHES:
-        batch = times[f"preprocess, {BATCH} x {ROWS}x{COLUMNS} u16, {pitch}"]
-        one = times[f"preprocess, 1 x {ROWS}x{COLUMNS} u16, {pitch}"]
-        ratios[f"batch, {pitch}: bandwidth over that of a copy (at least 0.8)"] = (
-            batch_bytes / batch / floor["copy_bandwidth"]
-        )
-        ratios[f"one film, {pitch}: transfer and kernel over transfer and launch (at most 2)"] = (
-            floor["transfer"] + one
-        ) / (floor["transfer"] + floor["launch"])
-    return ratios | {
-        "aggregate: microseconds (at most 15)": 1e6 * times[f"aggregate, {SIZE}x{SIZE}, typical map"],
-    }
+        batch = times.get(f"preprocess, {BATCH} x {ROWS}x{COLUMNS} u16, {pitch}")
+        one = times.get(f"preprocess, 1 x {ROWS}x{COLUMNS} u16, {pitch}")
+        if floor and batch is not None:
+            ratios[f"batch, {pitch}: bandwidth over that of a copy (at least 0.8)"] = (
+                batch_bytes / batch / floor["copy_bandwidth"]
+            )
+        if floor and one is not None:
+            ratios[f"one film, {pitch}: transfer and kernel over transfer and launch (at most 2)"] = (
+                floor["transfer"] + one
+            ) / (floor["transfer"] + floor["launch"])
+    typical = times.get(f"aggregate, {SIZE}x{SIZE}, typical map")
+    return ratios | ({} if typical is None else {"aggregate: microseconds (at most 15)": 1e6 * typical})
 
 
-class TorchTensor:
-    """A tensor of PyTorch's as the film graph wants it: an address on the device, and page-locked memory."""
-
-    def __init__(self, shape: tuple[int, ...], where: Any) -> None:
-        import torch
-
-        self.tensor = torch.zeros(shape, device=where)
-        self.device = SimpleNamespace(handle=self.tensor.data_ptr())
-        self.pinned = torch.zeros(shape, pin_memory=True)
-        self.host = self.pinned.numpy()
-
-
-def stand_in(gpu: Gpu, engine: Engine) -> FilmGraph | None:
-    """A film graph around a small convolutional network in PyTorch, for lack of TensorRT."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    where = torch.device("cuda", gpu.index)
-    outputs = engine.manifest.outputs
-    image = TorchTensor((1, 1, *engine.manifest.input.size), where)
-    patch = TorchTensor((1, *outputs.patch_logits.grid), where)
-    mask = TorchTensor((1, *outputs.mask_logits.size), where)
-    layers = [torch.nn.Conv2d(1, 16, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 2, 1), torch.nn.ReLU()]
-    body = torch.nn.Sequential(*layers, torch.nn.Conv2d(32, 1, 3, 1, 1)).to(where).eval()
-
-    @torch.no_grad()
-    def network(stream: int) -> bool:
-        with torch.cuda.stream(torch.cuda.ExternalStream(stream, where)):
-            made = body(image.tensor)
-            patch.tensor.copy_(torch.nn.functional.adaptive_avg_pool2d(made, patch.tensor.shape[1:])[0])
-            mask.tensor.copy_(torch.nn.functional.interpolate(made, size=mask.tensor.shape[1:])[0])
-        return True
-
-    stream = gpu.stream()
-    address = int(stream.handle)
-    for _ in range(3):  # cuDNN makes its choices outside the capture
-        network(address)
-    torch.cuda.synchronize(where)
-    return FilmGraph(gpu, stream, network=network, image=image, patch=patch, mask=mask, engine=engine, locate=True)
-
-
-def end_to_end(gpu: Gpu) -> dict[str, Any]:
+def end_to_end(bench: Bench) -> dict[str, Any]:
     """Seconds of a film's graph and of its parts, launched and waited for from the host."""
+    gpu = bench.gpu
     engine = Engine.open(Engine.default_path())
     pixels = np.random.default_rng(0).integers(0, 4096, (ROWS, COLUMNS)).astype(np.uint16)
     film = Radiograph.from_array(pixels, window=(0, 4080))
-    usable, reason = backends.probe("tensorrt")
     with contextlib.ExitStack() as stack:
-        if usable:
-            backend = backends.load(engine, backend="tensorrt", device=f"cuda:{gpu.index}", precision="auto", threads=0)
-            stack.callback(backend.close)
-            graph, what = backend.film_graph(locate=True), "TensorRT"  # type: ignore[attr-defined]
-        else:
-            print(f"TensorRT: {reason}")
-            found = stand_in(gpu, engine)
-            if found is None:
-                print("no end-to-end time: neither TensorRT nor PyTorch")
-                return {}
-            graph, what = found, "a small network in PyTorch"
+        backend, what = network_on(gpu, engine)
+        stack.callback(backend.close)
+        graph: FilmGraph = backend.film_graph(locate=True)
         stack.callback(graph.close)
         stack.enter_context(gpu.current())
-        memory = graph._memory
-        # The network, and the way back of the map, as graphs of their own, launched and waited for alike.
-        network = gpu.captured(memory.stream, lambda stream: memory.network(stream))
-        back = gpu.captured(memory.stream, graph._fetch)
-        runs = [graph.run(film.pixels, film.display) for _ in range(60)][10:]
-        alone, fetched = (replayed(graph, each) for each in (network, back))
-    launched = float(np.median([run.network for run in runs]))
+        warm_up(lambda: graph.run(film.pixels, film.display))
+        runs = [graph.run(film.pixels, film.display) for _ in range(50)]
+        parts = graph_parts(gpu, graph)
     return {
         "network": what,
         "seconds": {
             "upload": float(np.median([run.preprocess for run in runs])),
-            "graph": launched,
-            "network alone": alone,
-            "map down alone": fetched,
-            "graph beyond network and map": launched - alone - fetched,
+            "graph, after the upload": float(np.median([run.network for run in runs])),
+            **parts,
+            "graph beyond network and map": parts["graph"] - parts["network and map down, one graph"],
         },
     }
 
 
-def replayed(graph: FilmGraph, part: Any) -> float:
-    """Median seconds of a graph on the pipeline's stream, launched and waited for from the host."""
-    times = []
-    for _ in range(60):
-        started = perf_counter()
-        part.launch(graph._memory.stream)
-        graph._wait()
-        times.append(perf_counter() - started)
-    return float(np.median(times[10:]))
+def network_on(gpu: Gpu, engine: Engine) -> tuple[Any, str]:
+    """What runs the network, and its name: TensorRT, or for lack of it a small network in PyTorch."""
+    usable, reason = backends.probe("tensorrt")
+    if usable:
+        options: dict[str, Any] = {"device": f"cuda:{gpu.index}", "precision": "auto", "threads": 0}
+        return backends.load(engine, backend="tensorrt", **options), "TensorRT"
+    print(f"TensorRT: {reason}")
+    sys.path.append(str(ROOT / "tests" / "support"))
+    import stand_in
+
+    missing = stand_in.why_not()
+    if missing is not None:
+        raise ImportError(f"neither TensorRT ({reason}) nor a stand-in: {missing}")
+    return stand_in.TorchBackend(gpu, engine, stand_in.convolutions), "a small network in PyTorch"
+
+
+def graph_parts(gpu: Gpu, graph: FilmGraph) -> dict[str, float]:
+    """Seconds of the film's graph and of graphs of its parts, each launched and waited for alike, in turns.
+
+    So a difference of two of them holds no launch and no wait.
+    """
+    memory, flag = graph._memory, gpu.allocate(256, stream=graph._memory.stream)
+
+    def network_and_map(stream: int) -> None:
+        memory.network(stream)
+        graph._fetch(stream)
+
+    graphs = {
+        "graph": memory.graph,
+        "network and map down, one graph": gpu.captured(memory.stream, network_and_map),
+        "network alone": gpu.captured(memory.stream, memory.network),
+        "map down alone": gpu.captured(memory.stream, graph._fetch),
+        "a graph that zeroes four bytes": gpu.captured(
+            memory.stream, lambda stream: graph._cuda.zero(to=int(flag.handle), size=4, stream=stream)
+        ),
+    }
+
+    def replay(part: Any) -> Callable[[], None]:
+        def call() -> None:
+            part.launch(memory.stream)
+            graph._wait()
+
+        return call
+
+    replays = {name: replay(part) for name, part in graphs.items()}
+    warm_up(replays["graph"])
+    return {name: each.median / 1e3 for name, each in interleaved(replays, 100).items()}
+
+
+PARTS: dict[str, tuple[str, Callable[[Bench], dict[str, Any]]]] = {
+    "floors": ("floors", floors),
+    "preprocess": ("seconds", preprocess_times),
+    "aggregate": ("seconds", aggregate_time),
+    "end to end": ("end_to_end", end_to_end),
+    "PyTorch": ("seconds", torch_times),
+    "CuPy": ("seconds", cupy_times),
+}
+"""Where in the report each part stands, and what measures it."""
+
+
+def measured(bench: Bench, names: list[str], report: dict[str, Any], write: Callable[[], None]) -> None:
+    """Measure parts into the report, whatever becomes of each."""
+    for name in names:
+        where, measure = PARTS[name]
+        try:
+            report[where] |= measure(bench)
+            report["verdicts"] = verdicts(report["floors"], report["seconds"])
+            assert all(math.isfinite(value) for value in report["seconds"].values())
+        except ImportError as error:
+            report["not_run"][name] = str(error)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the other parts are wanted
+            traceback.print_exc()
+            report["errors"][name] = f"{type(error).__name__}: {error}"
+            if isinstance(error, LostDeviceError):
+                break
+        finally:
+            write()
+            bench.held.clear()  # may hang with the device
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
-    gpu = Gpu.open(options.device)
-    with gpu.current():
-        bench = Bench(gpu)
-        floor = floors(bench)
-        times = preprocess_times(bench) | aggregate_time(bench)
-        others = torch_times(bench) | cupy_times(bench)
-    report = {
+    try:
+        gpu = Gpu.open(options.device)
+    except BackendError as error:
+        print(error.message)
+        sys.exit(NOT_RUN)
+    report: dict[str, Any] = {
         "machine": machine(),
         "gpu": {"name": gpu.name, "capability": ".".join(map(str, gpu.capability)), "driver": gpu.driver},
-        "floors": floor,
-        "seconds": times | others,
-        "verdicts": verdicts(floor, times),
-        "end_to_end": end_to_end(gpu),
+        "floors": {},
+        "seconds": {},
+        "verdicts": {},
+        "end_to_end": {},
+        "errors": {},
+        "not_run": {},
     }
-    print(f"{gpu.name}: copy {floor['copy_bandwidth'] / 1e9:.0f} GB/s, launch {1e6 * floor['launch']:.1f} us, "
-          f"transfer of a film {1e6 * floor['transfer']:.0f} us")  # fmt: skip
+
+    def write() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    with gpu.current():
+        measured(Bench(gpu), options.parts, report, write)
+    print_report(report)
+    sys.exit(1 if report["errors"] else NOT_RUN if len(report["not_run"]) == len(options.parts) else 0)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The report for people."""
+    floor = report["floors"]
+    if floor:
+        print(
+            f"{report['gpu']['name']}: copy {floor['copy_bandwidth'] / 1e9:.0f} GB/s, "
+            f"launch {1e6 * floor['launch']:.1f} us, transfer of a film {1e6 * floor['transfer']:.0f} us"
+        )
     for name, value in report["seconds"].items():
         print(f"  {name:70} {1e6 * value:10.1f} us")
     for name, value in report["verdicts"].items():
         print(f"  {name:70} {value:10.3f}")
     for name, value in report["end_to_end"].get("seconds", {}).items():
         print(f"  end to end, {name:58} {1e6 * value:10.1f} us")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    assert all(math.isfinite(value) for value in report["seconds"].values())
+    for kind in ("not_run", "errors"):
+        for name, reason in report[kind].items():
+            print(f"  {name}: {kind.replace('_', ' ')}: {reason}")
 
 
 if __name__ == "__main__":

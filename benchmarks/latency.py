@@ -95,7 +95,7 @@ def warm(rounds: int) -> dict[str, Any]:
         os.environ["PTXSDK_LATENCY_ROUNDS"] = str(rounds)
         status = pytest.main(
             [__file__, "-q", "-o", "addopts=", "-p", "no:cacheprovider", f"--benchmark-json={report}",
-             "--benchmark-disable-gc", "--benchmark-quiet"]
+             "--benchmark-disable-gc", "--benchmark-quiet", "-W", "default"]
         )  # fmt: skip
         if status:
             raise SystemExit("the warm run failed")
@@ -285,20 +285,20 @@ def main() -> None:
         chosen.engine = str(Path(chosen.engine).resolve())
     options = {name: getattr(chosen, name) for name in ("engine", "device", "precision", "profile", "threads")}
     os.environ[_OPTIONS] = json.dumps(options)
+    report: dict[str, Any] = {"machine": machine(), "options": options}
     with make_detector() as detector:
-        measured = warm(chosen.rounds)
-        report: dict[str, Any] = {
-            "machine": machine(),
-            "device": device(measured["runs_on"]["device"]),
-            "options": options,
-            "warm": measured,
-            "cold_s": cold(options, detector.engine),
-            "batch_films_per_s": batches(detector),
-            "power": power(detector),
+        parts: dict[str, Callable[[], Any]] = {
+            "warm": lambda: warm(chosen.rounds),
+            "device": lambda: device(report["warm"]["runs_on"]["device"]),
+            "cold_s": lambda: cold(options, detector.engine),
+            "batch_films_per_s": lambda: batches(detector),
+            "power": lambda: power(detector),
         }
+        for name, part in parts.items():
+            report[name] = part()
+            if chosen.json:  # after each part: one that fails costs no other
+                chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if chosen.plot:
         plot(report, chosen.plot)
 
