@@ -55,7 +55,7 @@ format:
 	ruff format .
 	clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.hpp' 'csrc/*.inc' 'csrc/*.cu')
 
-gpu-check:  ## what only a CUDA machine can show: twins, sanitizers, times; writes benchmarks/results/gpu-*.json
+gpu-check:  ## what only a CUDA machine can show: twins, times, sanitizers; writes benchmarks/results/gpu-*.json as it goes
 	$(PYTHON) tools/gpu_check.py
 
 bench:  ## needs the extra 'bench'; results as JSON with the machine they came from
