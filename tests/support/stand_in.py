@@ -79,6 +79,7 @@ class TorchBackend:
         self.patch = Tensor((1, *outputs.patch_logits.grid), self.where)
         self.mask = Tensor((1, *outputs.mask_logits.size), self.where)
         self.compute = make(self.where)
+        torch.cuda.synchronize(self.where)
         with gpu.current():
             self.stream = gpu.stream()
             for _ in range(3):  # PyTorch takes its memory, and cuDNN makes its choices, outside the capture
