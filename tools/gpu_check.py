@@ -38,8 +38,8 @@ PACKAGES = ("numpy", "cuda-core", "cuda-bindings", "cuda-pathfinder", "torch", "
             "tensorrt", "tensorrt_rtx", "pybind11", "scikit-build-core", "cmake", "pytest")  # fmt: skip
 PYTEST = (
     sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "--durations=8",
-    # A GPU that hangs costs one test, and a warning of another library is no failure of ours.
-    "--timeout=60", "-W", "default",
+    # A GPU that hangs costs one test; warnings of other libraries, and plugins that lie about, are no failure of ours.
+    "-p", "pytest_timeout", "--timeout=60", "-W", "default",
 )  # fmt: skip
 # One process each: after a bad address CUDA refuses everything else in the process.
 TWINS = "twins on the GPU"
@@ -149,6 +149,8 @@ def ended(command: Sequence[str], log: Path, limit: float, environment: dict[str
     """
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     variables |= {"PYTHONUNBUFFERED": "1", **environment}
+    if "pytest" in command:
+        variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     with log.open("wb") as output:
         try:
             process = subprocess.Popen(
@@ -187,9 +189,11 @@ def end_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def worth_saying(lines: list[str]) -> list[str]:
-    """Return the lines that say how a step ended: the sanitizer's count, and the last."""
-    counted = [line for line in lines if "ERROR SUMMARY" in line or "RACECHECK SUMMARY" in line]
-    return [*counted[-1:], *(line for line in lines[-2:] if line not in counted)]
+    """Return the lines that say how a step ended: the counts of sanitizer and tests, and the last."""
+    sanitizer = [line.strip("= ") for line in lines if re.match(r"=+ .*SUMMARY:", line)]
+    pytest = [line.strip("= ") for line in lines if re.match(r"=+ .*\b(passed|failed|skipped|errors?)\b.* in ", line)]
+    last = [line for line in lines[-2:] if not line.startswith("=")]
+    return [*sanitizer[-1:], *pytest[-1:], *last]
 
 
 def kept(lines: list[str]) -> list[str]:
@@ -231,10 +235,13 @@ def versions() -> dict[str, str]:
 
 def gpu() -> dict[str, str]:
     """Name, driver and compute capability of the first GPU, as far as nvidia-smi knows them."""
-    names = ("name", "driver_version", "compute_cap", "clocks.sm", "clocks.mem", "power.limit")
-    listed = said("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader").split(" | ")[0]
-    values = [value.strip() for value in listed.split(",")]
-    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+    known = {}
+    for name in ("name", "driver_version", "compute_cap", "memory.total", "clocks.sm", "power.limit"):
+        # One by one: an old nvidia-smi refuses all for one that it does not know.
+        value = said("nvidia-smi", f"--query-gpu={name}", "--format=csv,noheader").split(" | ")[0]
+        if value:
+            known[name] = value
+    return known
 
 
 def build_options(capability: str, known: str) -> list[str]:
