@@ -192,8 +192,7 @@ def address_of(stream: Any) -> int:
     BackendError
         ``backend.failed``: it was closed.  CUDA would take its address, 0, for the default stream.
     """
-    # cuda-core before 1.2 says so by the address alone.
-    if getattr(stream, "is_closed", False) or not int(stream.handle):
+    if stream.is_closed:
         raise BackendError("backend.failed", "the CUDA stream was closed")
     return int(stream.handle)
 
