@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ptxsdk.errors import BackendError, InputError
+from ptxsdk.errors import BackendError, InputError, PtxsdkError
 
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
@@ -73,7 +73,7 @@ class DeviceArray:
             ``backend.unavailable``: cuda-core is not installed.
         """
         if isinstance(value, DeviceArray):
-            if stream is None or isinstance(value.owner, _OurMemory):
+            if stream is None or value.is_finished:
                 return value
             value = value.owner
         try:
@@ -103,13 +103,18 @@ class DeviceArray:
             strides=_c_strides(shape, dtype),
             dtype=dtype,
             device=device,
-            owner=_OurMemory(memory),
+            owner=_Finished(memory),
         )
 
     @property
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self.shape)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing writes the array any more; else its producer's stream has to be waited for."""
+        return isinstance(self.owner, _Finished)
 
     @property
     def is_contiguous(self) -> bool:
@@ -130,8 +135,50 @@ class DeviceArray:
 
 
 @dataclass(frozen=True, eq=False)
-class _OurMemory:
-    buffer: Any
+class _Finished:
+    """What the memory of an array belongs to that nothing writes any more."""
+
+    owner: object
+
+
+def finished(value: object, *, seconds: float) -> DeviceArray:
+    """Return an array once all that its producer has begun is done; from then on any thread and stream may use it.
+
+    Exporters order a consumer after the stream that is current on the thread that asks, so this is for the thread that
+    handed the array over.
+
+    Parameters
+    ----------
+    value : object
+        As in `DeviceArray.of`.
+    seconds : float
+        How long to wait.
+
+    Raises
+    ------
+    InputError
+        As `DeviceArray.of`.
+    BackendError
+        ``backend.lost``: it is not done by then; ``backend.unavailable``, ``backend.failed``.
+    """
+    from ptxsdk.backends.cuda import Gpu, address_of, failure
+
+    looked_at = DeviceArray.of(value)
+    if looked_at.is_finished:
+        return looked_at
+    gpu = Gpu.open(looked_at.device)
+    try:
+        with gpu.current():
+            stream = gpu.stream()
+            array = DeviceArray.of(value, stream=address_of(stream))
+            done = gpu.done_within(seconds, stream=stream)
+    except PtxsdkError:
+        raise
+    except Exception as error:  # cuda-core's exceptions share no public base but Exception
+        raise failure(f"cuda:{gpu.index}: {error}") from error
+    if not done:
+        raise BackendError("backend.lost", f"the array on cuda:{gpu.index} was not finished within {seconds:g} s")
+    return replace(array, owner=_Finished(array.owner))
 
 
 def _c_strides(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ __global__ void __launch_bounds__(kPreprocessThreads, 6)
 void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target,
                 Stream stream) {
     const dim3 grid(static_cast<unsigned>((target.columns + kTileColumns - 1) / kTileColumns),
-                    static_cast<unsigned>(target.rows), static_cast<unsigned>(count));
+                    static_cast<unsigned>((target.rows + kTileRows - 1) / kTileRows),
+                    static_cast<unsigned>(count));
     preprocess_kernel<<<grid, kPreprocessThreads, preprocess_shared_bytes(widest_tile),
                         static_cast<cudaStream_t>(stream)>>>(films, target);
     check(cudaGetLastError(), "preprocess");

@@ -1,11 +1,11 @@
 // preprocess on CUDA: what one thread block does, on the device and, for tests, on the host.
 //
-// A block makes kTileColumns target pixels of one target row of one film.  It copies the source rows under
-// them into shared memory, all at once and 16 bytes a copy, so that many bytes are under way together and
-// none of them in registers; whatever the pitch, a row's copies begin at the 16-byte boundary before it. Then
-// its threads add the rows into column sums, 16 bytes of each at a time, and every target pixel gathers its
-// own. Nothing but the result is written.  Every source row is read once, save the one that two target rows
-// share, which the second block finds in the L2 cache.
+// A block makes kTileColumns target pixels of kTileRows target rows of one film.  It copies the source rows
+// under a target row into shared memory, all at once and 16 bytes a copy, so that many bytes are under way
+// together and none of them in registers; whatever the pitch, a row's copies begin at the 16-byte boundary
+// before it. Then its threads add the rows into column sums, 16 bytes of each at a time, and every target
+// pixel gathers its own. Nothing but the result is written.  Every source row is read once, save the one that
+// two target rows share, which the second block finds in the L2 cache.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,8 @@
 namespace ptxsdk::cuda {
 
 constexpr int kPreprocessThreads = 128;
-constexpr int kTileColumns = 256;  // target pixels a block makes
+constexpr int kTileColumns = 256;  // target pixels of a row that a block makes
+constexpr int kTileRows = 2;       // rows, one after the other: what is found out once a block serves both
 constexpr int kLongestSource = 1 << 15;
 constexpr int kLongestTarget = 1 << 12;
 constexpr int kStageBytes = 24 * 1024;  // shared memory for source rows, as many as it holds
@@ -200,12 +201,11 @@ struct alignas(16) Sums {
     float values[4];
 };
 
-// 16 bytes of shared memory from wherever they begin.
-PTXSDK_DEVICE inline Vector16 staged16(const std::byte* from) {
-    const auto at = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) & 15);
-    if (at == 0) return *reinterpret_cast<const Vector16*>(from);
-    const auto* words = reinterpret_cast<const std::uint32_t*>(from - at % 4);
-    const int bits = static_cast<int>(8 * (at % 4));
+// 16 bytes of shared memory, `offset` bytes from an aligned address.
+PTXSDK_DEVICE inline Vector16 staged16(const std::byte* aligned, std::int32_t offset) {
+    if (offset % 16 == 0) return *reinterpret_cast<const Vector16*>(aligned + offset);
+    const auto* words = reinterpret_cast<const std::uint32_t*>(aligned + (offset & ~3));
+    const int bits = 8 * (offset & 3);
     Vector16 joined;
     PTXSDK_UNROLL(4)
     for (int q = 0; q < 4; ++q) joined.words[q] = funnel_shift(words[q], words[q + 1], bits);
@@ -263,7 +263,7 @@ PTXSDK_DEVICE void add_rows(const Block& block, const Film& film, const Span& ro
                 PTXSDK_UNROLL(2)
                 for (int r = 0; r < staged; ++r) {
                     const StagedRow row = staged_rows[r];
-                    const Vector16 found = staged16(stage + row.offset + column * size);
+                    const Vector16 found = staged16(stage, row.offset + column * size);
                     PTXSDK_UNROLL(16)
                     for (int i = 0; i < pixels; ++i)
                         added[i] =
@@ -310,53 +310,59 @@ PTXSDK_DEVICE void add_film_rows(const Block& block, const Film& film, const Spa
     }
 }
 
-// Makes target pixels [tile * kTileColumns, + kTileColumns) of target row `i` of film number `index`.
+// Makes target pixels [tile * kTileColumns, + kTileColumns) of target rows [strip * kTileRows, + kTileRows)
+// of film number `index`.
 template <typename Block>
 PTXSDK_DEVICE void preprocess_block(const Block& block, const Film& film, const PreprocessTarget& target,
-                                    std::int32_t tile, std::int32_t i, std::int32_t index) {
+                                    std::int32_t tile, std::int32_t strip, std::int32_t index) {
     auto* sums = reinterpret_cast<float*>(block.shared + kSumsAt);
     const std::int32_t begin = tile * kTileColumns;
     const std::int32_t end = begin + kTileColumns < target.columns ? begin + kTileColumns : target.columns;
     const Content& content = film.content;
     const std::int32_t from = begin > content.x0 ? begin : content.x0;  // of the tile, what the film fills
     const std::int32_t to = end < content.x1 ? end : content.x1;
-    const bool filled = i >= content.y0 && i < content.y1 && from < to;
     const auto column_span = [&](std::int32_t j) { return span_of(film.columns, j - content.x0); };
-
-    std::int32_t first = 0;
-    if (filled) {
+    std::int32_t first = 0, count = 0;  // source columns
+    if (from < to) {
         first = column_span(from).first & ~15;  // 16 pixels fill words of 16 bytes, whatever the type
         const Span last = column_span(to - 1);
-        add_film_rows(block, film, span_of(film.rows, i - content.y0), first,
-                      last.first + last.count() - first, sums, target.not_finite + index);
+        count = last.first + last.count() - first;
     }
-    block.each([&](int thread) {
-        const std::size_t row = (static_cast<std::size_t>(index) * target.rows + i) * target.columns;
-        for (std::int32_t j = begin + thread; j < end; j += block.threads()) {
-            float value = 0;  // padding is black
-            if (filled && j >= from && j < to) {
-                const Span span = column_span(j);
-                std::int32_t column = span.first - first;
-                float sum = span.first_weight * sums[column];
-                for (std::int32_t k = 0; k < span.whole; ++k) sum += sums[++column];
-                if (span.last_weight > 0) sum += span.last_weight * sums[++column];
-                value = saturated(sum * film.scale);
-                if (film.invert) value = 1.0f - value;
-                if (target.sample != nullptr && film.sample_step > 0) {
-                    const std::int32_t y = i - content.y0, x = j - content.x0, step = film.sample_step;
-                    const std::int32_t at =
-                        y / step * ((content.x1 - content.x0 + step - 1) / step) + x / step;
-                    if (y % step == 0 && x % step == 0 && at < target.sample_capacity)
-                        target.sample[static_cast<std::size_t>(index) * target.sample_capacity + at] = value;
+    for (std::int32_t i = strip * kTileRows; i < (strip + 1) * kTileRows && i < target.rows; ++i) {
+        const std::int32_t y = i - content.y0, step = film.sample_step;
+        const bool filled = i >= content.y0 && i < content.y1 && from < to;
+        if (filled)
+            add_film_rows(block, film, span_of(film.rows, y), first, count, sums, target.not_finite + index);
+        block.each([&](int thread) {
+            const bool sampled = filled && target.sample != nullptr && step > 0 && y % step == 0;
+            const std::size_t row = (static_cast<std::size_t>(index) * target.rows + i) * target.columns;
+            for (std::int32_t j = begin + thread; j < end; j += block.threads()) {
+                float value = 0;  // padding is black
+                if (filled && j >= from && j < to) {
+                    const Span span = column_span(j);
+                    std::int32_t column = span.first - first;
+                    float sum = span.first_weight * sums[column];
+                    for (std::int32_t k = 0; k < span.whole; ++k) sum += sums[++column];
+                    if (span.last_weight > 0) sum += span.last_weight * sums[++column];
+                    value = saturated(sum * film.scale);
+                    if (film.invert) value = 1.0f - value;
+                    const std::int32_t x = j - content.x0;
+                    if (sampled && x % step == 0) {
+                        const std::int32_t at =
+                            y / step * ((content.x1 - content.x0 + step - 1) / step) + x / step;
+                        if (at < target.sample_capacity)
+                            target.sample[static_cast<std::size_t>(index) * target.sample_capacity + at] =
+                                value;
+                    }
                 }
+                value = (value - film.mean) * film.inverse_std;
+                if (target.type == TensorType::f32)
+                    static_cast<float*>(target.tensor)[row + j] = value;
+                else
+                    static_cast<std::uint16_t*>(target.tensor)[row + j] = to_half(value);
             }
-            value = (value - film.mean) * film.inverse_std;
-            if (target.type == TensorType::f32)
-                static_cast<float*>(target.tensor)[row + j] = value;
-            else
-                static_cast<std::uint16_t*>(target.tensor)[row + j] = to_half(value);
-        }
-    });
+        });
+    }
 }
 
 }  // namespace ptxsdk::cuda

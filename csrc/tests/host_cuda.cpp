@@ -39,9 +39,9 @@ std::vector<int> shuffled(int count) {
 void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target, Stream) {
     SharedMemory shared(preprocess_shared_bytes(widest_tile));
     for (int index = 0; index < count; ++index)
-        for (const int row : shuffled(target.rows))
+        for (const int strip : shuffled((target.rows + kTileRows - 1) / kTileRows))
             for (int tile = 0; tile * kTileColumns < target.columns; ++tile)
-                preprocess_block(shared.block(kPreprocessThreads), films[index], target, tile, row, index);
+                preprocess_block(shared.block(kPreprocessThreads), films[index], target, tile, strip, index);
 }
 
 void aggregate(const Film* films, int count, const AggregateInput& input, const AggregateRules& rules,

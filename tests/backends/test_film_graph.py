@@ -193,9 +193,9 @@ def on_device(pixels, device_index=0):
 
 
 def device_memory(pixels):
-    from ptxsdk.device_array import _OurMemory
+    from ptxsdk.device_array import _Finished
 
-    return _OurMemory(pixels)
+    return _Finished(pixels)
 
 
 def test_a_film_on_the_device_is_used_in_place(setting, on_cpu):

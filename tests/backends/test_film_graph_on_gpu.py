@@ -15,7 +15,7 @@ from ptxsdk import Detector, Engine, Radiograph, backends, readers
 from ptxsdk.backends import film_graph
 from ptxsdk.backends.cuda import Gpu
 from ptxsdk.backends.film_graph import FilmGraph
-from ptxsdk.device_array import DeviceArray, _OurMemory
+from ptxsdk.device_array import DeviceArray, _Finished
 from ptxsdk.errors import BackendError, InputError, OutOfScope
 from ptxsdk.ops import aggregate, preprocess
 from ptxsdk.ops.device import DeviceOps, cuda_module
@@ -296,7 +296,7 @@ def test_a_film_that_is_still_being_written_is_waited_for(load, library, interfa
 def test_another_device_is_refused(load, gpu):
     film = DeviceArray(
         address=1 << 20, shape=FILM.shape, strides=FILM.strides, dtype=FILM.dtype, device=gpu.index + 1,
-        owner=_OurMemory(None),
+        owner=_Finished(None),
     )  # fmt: skip
     detector = load()
     with pytest.raises(InputError) as raised:
