@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ptxsdk.detection import Check, Detection, OperatingPoint
+from ptxsdk.detection import Detection, OperatingPoint
 from ptxsdk.engine import Engine
 from ptxsdk.errors import AuditError, DetectorError, OutOfScope, PtxsdkError
 from ptxsdk.gate import GatePolicy
@@ -28,6 +28,10 @@ FORMAT = 1
 GENESIS = "0" * 64
 """What the first record of a chain names as the one before."""
 MAX_RECORD_BYTES = 1 << 16
+MAX_ENTRIES = 32
+"""How many checks, and how many warnings, of a film a record holds; it says how many more there were."""
+MAX_CODE = 64
+"""Length of a warning's code: a film that the host made may have any."""
 
 Record = Mapping[str, Any]
 Sink = Callable[[Record], object]
@@ -306,18 +310,27 @@ class Auditor:
             "probability": detection.probability,
             "flagged": detection.flagged,
             "regions": len(detection.regions),
-            "gate": _gate(detection.quality.checks),
-            "warnings": [warning.partition(":")[0] for warning in detection.quality.warnings],
             "error": None,
         }
-        self.chain.append("predict", {**self.context, **outcome})
+        quality = detection.quality
+        self._append(outcome, ((check.code, check.status) for check in quality.checks), quality.warnings)
 
     def failed(self, error: BaseException) -> None:
         """Record that a film has no result, and by which code."""
-        gate = [[code, "fail"] for code, _ in error.failed] if isinstance(error, OutOfScope) else []
+        failed = error.failed if isinstance(error, OutOfScope) else ()
         code = error.code if isinstance(error, PtxsdkError) else "detector.internal"
-        outcome = {"probability": None, "flagged": None, "regions": None, "gate": gate, "warnings": [], "error": code}
-        self.chain.append("predict", {**self.context, **outcome})
+        outcome = {"probability": None, "flagged": None, "regions": None, "error": code}
+        self._append(outcome, ((code, "fail") for code, _ in failed), ())
+
+    def _append(self, outcome: Record, checks: Iterable[tuple[str, str]], warnings: Iterable[str]) -> None:
+        """Record a film, with the codes of checks and warnings, whose texts hold values of its header."""
+        gate = [list(check) for check in checks]
+        codes = [str(warning)[:MAX_CODE].partition(":")[0] for warning in warnings]
+        left_out = max(0, len(gate) - MAX_ENTRIES) + max(0, len(codes) - MAX_ENTRIES)
+        found = {"gate": gate[:MAX_ENTRIES], "warnings": codes[:MAX_ENTRIES]}
+        self.chain.append(
+            "predict", {**self.context, **outcome, **found, **({"left_out": left_out} if left_out else {})}
+        )
 
 
 def record_refusal(chain: AuditChain, error: PtxsdkError) -> None:
@@ -330,11 +343,6 @@ def record_refusal(chain: AuditChain, error: PtxsdkError) -> None:
 def policy_hash(policy: GatePolicy) -> str:
     """Return the SHA-256 of a gate policy's values: equal policies have equal hashes."""
     return hashlib.sha256(canonical(asdict(policy))).hexdigest()
-
-
-def _gate(checks: Iterable[Check]) -> list[list[str]]:
-    """Return codes and outcomes; the details hold values of the film's header, such as an age."""
-    return [[check.code, check.status] for check in checks]
 
 
 # --- records and their check ---

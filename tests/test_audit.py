@@ -18,7 +18,17 @@ from dicom_files import content, dataset
 from made import make_chest
 from typer.testing import CliRunner
 
-from ptxsdk import AuditChain, AuditError, AuditFile, Detector, DetectorError, EngineError, GatePolicy, OutOfScope
+from ptxsdk import (
+    AuditChain,
+    AuditError,
+    AuditFile,
+    Detector,
+    DetectorError,
+    EngineError,
+    GatePolicy,
+    OutOfScope,
+    Radiograph,
+)
 from ptxsdk import audit as audit_module
 from ptxsdk.audit import GENESIS, Head, canonical, policy_hash, record_hash, verify
 from ptxsdk.cli import app
@@ -106,6 +116,22 @@ def test_nothing_of_the_patient_is_recorded(tiny_engine, log, tmp_path):
     text = re.sub(ours, "", log.read_text("ascii"))
     for mark in ("DOE", "JANE", "7531", "1931", "094", "94", "007", "ACC", "20250607", "LL", str(tmp_path)):
         assert mark not in text
+
+
+@pytest.mark.requirement("R-AUDIT-1")
+def test_no_film_makes_its_record_too_long(tiny_engine, log):
+    """A film that could would have no result, and would stop a node for good."""
+    windows = {"WindowCenter": [128] * 4000, "WindowWidth": [0] * 4000}
+    warnings = (*(f"host.{n}: x" for n in range(9000)), "\u20ac" * 99_999)
+    of_the_host = replace(Radiograph.from_array(make_chest()), warnings=warnings)
+    with AuditFile(log) as chain, Detector(tiny_engine, audit=chain) as detector:
+        result = detector.predict(content(dataset(make_chest(), bits=8, **windows)))
+        assert len(json.dumps(result.to_dict())) < 10_000
+        detector.predict(of_the_host)
+    _, film, made = records(log)
+    assert film["warnings"].count("voi.ignored") == 1
+    assert "left_out" not in film
+    assert (len(made["warnings"]), made["left_out"]) == (32, 9001 + 1 - 32)
 
 
 def test_a_refused_engine_is_recorded(tiny_engine, log):

@@ -52,6 +52,10 @@ CODESTREAMS: dict[str, Family] = {
 """Transfer syntaxes of one codestream a frame: JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000."""
 
 _MAX_TRAILING = 4096
+# An element's first values are looked at, and a text's beginning: nothing that is read here has more.
+_MAX_VALUES = 16
+_MAX_TEXT = 64 * _MAX_VALUES
+_MAX_DIGITS = 32  # of an integer
 _VIEW_CODES = {
     # CID 4010: SNOMED CT, and the SNOMED RT codes it replaced.
     "399348003": "AP",
@@ -86,7 +90,7 @@ def read_dicom(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph
         ``input.multi_frame`` or ``input.no_pixels``.
     """
     found = elements.split(content, reading)
-    header = _Header(found.dataset, little=found.little)
+    header = _Header(found.dataset, little=found.little, reading=reading)
     pixels = found.pixels
     if pixels is not None and pixels.encapsulated and found.syntax in NATIVE:
         raise InputError("input.corrupt", "the pixel data are encapsulated, the transfer syntax is native")
@@ -109,7 +113,7 @@ def read_dataset(dataset: Any, reading: Reading = DEFAULT_READING) -> Radiograph
         As `read_dicom`.
     """
     syntax, little = _dataset_encoding(dataset)
-    header = _Header(dataset, little=little)
+    header = _Header(dataset, little=little, reading=reading)
     source: _Source | None = None
     for tag in sorted(elements.PIXEL_TAGS):
         element = header.element(tag)
@@ -155,7 +159,7 @@ def _without_pixels(header: _Header) -> _Header:
     meta = getattr(old, "file_meta", None)
     if meta is not None:
         new.file_meta = meta
-    return _Header(new, little=header.little)
+    return _Header(new, little=header.little, reading=header.reading)
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -172,9 +176,10 @@ _FORMATS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 class _Header:
     """Values of a Dataset, converted here from raw elements, or taken as pydicom has converted them."""
 
-    def __init__(self, dataset: Any, *, little: bool) -> None:
+    def __init__(self, dataset: Any, *, little: bool, reading: Reading = DEFAULT_READING) -> None:
         self.dataset = dataset
         self.little = little
+        self.reading = reading
 
     def element(self, tag: int) -> Any:
         """Return the element, None where there is none."""
@@ -184,24 +189,27 @@ class _Header:
             raise InputError("input.unreadable", "a deferred element of the Dataset cannot be read") from None
 
     def values(self, tag: int, default_vr: str) -> list[Any]:
-        """Return the values: strings or numbers, unchecked."""
+        """Return the first values: strings or numbers, unchecked."""
         element = self.element(tag)
         if element is None or element.value is None:
             return []
         value = element.value
-        if not isinstance(value, (bytes, bytearray)):
-            plain = isinstance(value, str) or not hasattr(value, "__iter__")
-            return str(value).split("\\") if isinstance(value, str) else [value] if plain else list(value)
-        vr = _vr(element)
-        code = _FORMATS.get(default_vr if vr in (None, "UN", "OW", "OB", "US or SS") else str(vr))
-        if code is None:
-            return value.decode("latin-1").split("\\") if value else []
-        number = len(value) // struct.calcsize("<" + code)
-        return list(struct.unpack_from(f"{'<' if self.little else '>'}{number}{code}", value))
+        if isinstance(value, (bytes, bytearray)):
+            vr = _vr(element)
+            code = _FORMATS.get(default_vr if vr in (None, "UN", "OW", "OB", "US or SS") else str(vr))
+            if code is not None:
+                number = min(len(value) // struct.calcsize("<" + code), _MAX_VALUES)
+                return list(struct.unpack_from(f"{'<' if self.little else '>'}{number}{code}", value))
+            if not value:
+                return []
+            value = value[:_MAX_TEXT].decode("latin-1")
+        if isinstance(value, str):
+            return value[:_MAX_TEXT].split("\\")[:_MAX_VALUES]
+        return list(itertools.islice(value, _MAX_VALUES)) if hasattr(value, "__iter__") else [value]
 
     def texts(self, tag: int) -> list[str]:
         """Return the values as stripped strings; an empty element has none."""
-        found = [str(value).strip(" \0\t\r\n") for value in self.values(tag, "LO")]
+        found = [str(value)[:_MAX_TEXT].strip(" \0\t\r\n") for value in self.values(tag, "LO")]
         return found if any(found) else []
 
     def text(self, tag: int) -> str | None:
@@ -229,20 +237,21 @@ class _Header:
             return []
         value = element.value
         if isinstance(value, (bytes, bytearray)):
-            value = elements.split_sequence(bytes(value), implicit=_vr(element) is None, little=self.little)
-        return [_Header(item, little=self.little) for item in value]
+            implicit = _vr(element) is None
+            value = elements.split_sequence(bytes(value), implicit=implicit, little=self.little, reading=self.reading)
+        return [_Header(item, little=self.little, reading=self.reading) for item in value]
 
 
 def _integer(value: Any) -> int | None:
     try:
-        return int(str(value).strip(" \0"))
+        return int(str(value)[:_MAX_DIGITS].strip(" \0"))
     except ValueError:
         return None
 
 
 def _float(value: Any) -> float:
     try:
-        return float(str(value).strip(" \0"))
+        return float(str(value)[:_MAX_TEXT].strip(" \0"))
     except ValueError:
         return math.nan
 
@@ -301,9 +310,17 @@ def _film(header: _Header, source: _Source | None, assumed: tuple[str, ...], rea
         photometric=photometric,
         laterality=header.text(0x00200062) or header.text(0x00200060),
         age=_age(header),
-        warnings=tuple(warnings),
+        warnings=_one_of_each(warnings),
         dataset=header.dataset,
     )
+
+
+def _one_of_each(warnings: list[str]) -> tuple[str, ...]:
+    """Return the first warning of each code: a film chooses how often a code comes, not how long a result is."""
+    first: dict[str, str] = {}
+    for warning in warnings:
+        first.setdefault(warning.partition(":")[0], warning)
+    return tuple(first.values())
 
 
 def _check_one_gray_frame(header: _Header, source: _Source | None) -> str:
@@ -360,7 +377,7 @@ def _pixels(
     family = CODESTREAMS.get(source.syntax)
     if family is None and source.syntax != RLE:
         raise InputError("input.unsupported", f"transfer syntax {source.syntax[:64]} is not read")
-    data = _one_frame(source)
+    data = _one_frame(source, reading)
     if family is None:
         return _stored(_rle(data, rows, columns, bits, reading), bits, header, warnings), bits
     found = codestream.measure(data, family, reading.limits)
@@ -385,8 +402,8 @@ def _pixels(
     return _signed_as_declared(raw, found.precision, bits), actual
 
 
-def _one_frame(source: _Source) -> bytes:
-    table, parts = elements.fragments(source.value, to_delimiter=source.from_file)
+def _one_frame(source: _Source, reading: Reading) -> bytes:
+    table, parts = elements.fragments(source.value, to_delimiter=source.from_file, reading=reading)
     if len(table) > 4:
         raise InputError("input.multi_frame", "the offset table lists more than one frame")
     if not parts:
@@ -585,10 +602,20 @@ def _lookup_table(item: _Header, *, signed: bool) -> tuple[npt.NDArray[np.float6
     if isinstance(value, (bytes, bytearray)):
         entries = _entries(bytes(value), count, depth, little=item.little)
     else:
-        entries = np.array(value if hasattr(value, "__iter__") else [value], np.int64) & 0xFFFF
+        entries = _numbers(value, count)
     if entries is None or entries.size < count or not 1 <= depth <= 16:
         return None
     return entries[:count].astype(np.float64), first, depth
+
+
+def _numbers(value: Any, count: int) -> Array | None:
+    """Return the first entries of a LUT that pydicom has converted."""
+    try:
+        return (
+            np.array(list(itertools.islice(value, count)) if hasattr(value, "__iter__") else [value], np.int64) & 0xFFFF
+        )
+    except (ValueError, TypeError, OverflowError):  # text, or nothing that is a number
+        return None
 
 
 def _entries(data: bytes, count: int, depth: int, *, little: bool) -> Array | None:
@@ -640,7 +667,7 @@ def _window(header: _Header, ceiling: float, warnings: list[str]) -> Window | No
         try:
             window = Window(center, width, cast("VoiFunction", stated))
         except ValueError:
-            warnings.append(f"voi.ignored: window {index + 1} of {len(pairs)} is not usable")
+            warnings.append("voi.ignored: a window is not usable")
             continue
         if window.bounds[1] > ceiling:
             warnings.append("voi.ignored: the window is made for more bits than the pixels have")

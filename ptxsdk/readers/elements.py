@@ -29,6 +29,8 @@ PIXEL_TAGS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_MAX_UID = 64
+_MAX_TERMS = 16
 _CHARACTER_SET = 0x00080005
 _TRANSFER_SYNTAX = 0x00020010
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -116,7 +118,7 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     start = 132 if content[128:132] == b"DICM" else 0
     meta = _Walk(content, start, implicit=False, little=True, only_group=2, reading=reading)
     meta_elements = meta.run()
-    syntax = _uid(meta_elements.get(_TRANSFER_SYNTAX))
+    syntax = _text(meta_elements.get(_TRANSFER_SYNTAX), _MAX_UID)
     start = meta.position
     if syntax == DEFLATED:
         content, start = _inflate(content, start, reading.limits), 0
@@ -136,13 +138,15 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     )
 
 
-def split_sequence(value: bytes, *, implicit: bool, little: bool) -> list[Any]:
-    """Split the value of a sequence of defined length into its items, as pydicom Datasets."""
-    walk = _Walk(value, 0, implicit=implicit, little=little)
+def split_sequence(value: bytes, *, implicit: bool, little: bool, reading: Reading = DEFAULT_READING) -> list[Any]:
+    """Split the value of a sequence of defined length into its items, as pydicom Datasets; errors as `split`."""
+    walk = _Walk(value, 0, implicit=implicit, little=little, reading=reading)
     return walk.run_sequence()
 
 
-def fragments(value: memoryview, *, to_delimiter: bool) -> tuple[bytes, list[memoryview]]:
+def fragments(
+    value: memoryview, *, to_delimiter: bool, reading: Reading = DEFAULT_READING
+) -> tuple[bytes, list[memoryview]]:
     """Split encapsulated pixel data into the Basic Offset Table and the fragments.
 
     Parameters
@@ -151,10 +155,21 @@ def fragments(value: memoryview, *, to_delimiter: bool) -> tuple[bytes, list[mem
         Items, little endian.
     to_delimiter : bool
         True when the Sequence Delimitation Item must be there: without it the file ended early.
+    reading : Reading
+        How many there may be, and until when they are looked for.
+
+    Raises
+    ------
+    InputError
+        ``input.truncated``, ``input.corrupt`` or ``input.too_large``.
+    DetectorError
+        ``detector.timeout``.
     """
     found: list[memoryview] = []
+    count = _Count(reading)
     position = 0
     while True:
+        count.one_more()
         if position == len(value) and not to_delimiter:
             break
         if position + 8 > len(value):
@@ -175,9 +190,10 @@ def fragments(value: memoryview, *, to_delimiter: bool) -> tuple[bytes, list[mem
     return bytes(found[0]), found[1:]
 
 
-def _uid(element: Any) -> str:
+def _text(element: Any, most: int) -> str:
+    """Return the value's first characters; more than `most` are nothing that could be known."""
     value = getattr(element, "value", None) or b""
-    return str(value.decode("latin-1") if isinstance(value, bytes) else value).strip(" \0")
+    return str(value[: most + 1].decode("latin-1") if isinstance(value, bytes) else value)[: most + 1].strip(" \0")
 
 
 def _inflate(content: bytes, start: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -220,12 +236,28 @@ def _dataset(elements: dict[Any, Any], *, implicit: bool, little: bool, charset:
     from pydicom.dataset import Dataset
 
     dataset = Dataset(elements)
-    terms = _uid(elements.get(_CHARACTER_SET)).split("\\") if _CHARACTER_SET in elements else None
-    if terms is not None:
+    if _CHARACTER_SET in elements:
+        terms = _text(elements[_CHARACTER_SET], 16 * _MAX_TERMS).split("\\")[:_MAX_TERMS]
         # Unknown terms read as the default: pydicom would warn.
         charset = [python_encoding.get(term.strip(), "iso8859") for term in terms]
     dataset.set_original_encoding(implicit, little, charset or "iso8859")
     return dataset
+
+
+class _Count:
+    """Counts what a film has of elements, items and fragments, within the limit and until the deadline."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._number = 0
+        self._limit = reading.limits.elements
+        self._deadline = reading.deadline
+
+    def one_more(self) -> None:
+        self._number += 1
+        if self._number % 1024 == 0:
+            self._deadline.check()
+        if self._number > self._limit:
+            raise InputError("input.too_large", f"the DICOM object has more than {self._limit} elements")
 
 
 @dataclass
@@ -266,10 +298,9 @@ class _Walk:
         self.little = little
         self.only_group = only_group
         self.limits = reading.limits
-        self.deadline = reading.deadline
+        self.count = _Count(reading)
         self.pixels: PixelElement | None = None
         self.warnings: list[str] = []
-        self.count = 0
         self.order = "<" if little else ">"
         self._types: Any = (DataElement, RawDataElement, Sequence, BaseTag)
         self._dictionary: Any = dictionary_VR
@@ -314,11 +345,9 @@ class _Walk:
                 return False
             self._close()
             return True
-        self.count += 1
-        if self.count % 1024 == 0:
-            self.deadline.check()
-        if self.count > self.limits.elements or self.position - self.start > self.limits.header_bytes:
-            raise InputError("input.too_large", "the DICOM header has too many elements or bytes")
+        self.count.one_more()
+        if self.position - self.start > self.limits.header_bytes:
+            raise InputError("input.too_large", f"the DICOM header has more than {self.limits.header_bytes} bytes")
         if self.position + 8 > level.limit:
             raise _Broken("input.truncated", "the DICOM header ends inside an element")
         group, number = struct.unpack_from(self.order + "HH", self.content, self.position)
@@ -429,6 +458,7 @@ class _Walk:
         """Return the length, with its delimiter, of an encapsulated value that is not the film (an icon)."""
         position = self.position
         while position + 8 <= level.limit:
+            self.count.one_more()
             group, number, length = struct.unpack_from(self.order + "HHL", self.content, position)
             position += 8
             if group << 16 | number == _SEQUENCE_END:

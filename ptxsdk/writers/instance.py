@@ -50,6 +50,7 @@ _FORMS = {
 }
 _SEXES = ("M", "F", "O")
 _LONGEST = 1024  # characters; no name or identifier may have as many, whatever its kind
+_LONGEST_ENCODED = 8 * _LONGEST
 
 
 @dataclass(frozen=True)
@@ -283,12 +284,17 @@ class Header:
         return DataElement(keyword, vr, value, validation_mode=config.IGNORE)
 
     def _value(self, keyword: str) -> Any:
-        """Return the value as it is held: bytes where pydicom has not converted it, several as they are encoded."""
+        """Return the value as it is held: bytes where pydicom has not converted it, several as they are encoded.
+
+        None where it is longer than any that is copied may be.
+        """
         from pydicom.datadict import tag_for_keyword
         from pydicom.multival import MultiValue
 
         element = self._dataset.get_item(tag_for_keyword(keyword))
         value = None if element is None else element.value
+        if isinstance(value, (MultiValue, list, str, bytes)) and len(value) > _LONGEST_ENCODED:
+            return None
         return "\\".join(str(one) for one in value) if isinstance(value, (MultiValue, list)) else value
 
     def _latin(self, keyword: str) -> str:

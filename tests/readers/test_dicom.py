@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import traceback
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ import pydicom
 import pytest
 from dicom_files import NATIVE, code, content, dataset, encapsulated, film
 from pydicom import uid
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -211,6 +213,33 @@ def test_relabelled_codestream_keeps_its_own_bits():
 # --- display ---
 
 
+@pytest.mark.parametrize("value", [["Secret^Name", "x"], "Secret^Name", [0.5, None], [2**80, 1]])
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_lut_data_that_are_no_numbers(sequence, value):
+    item = Dataset()
+    item.LUTDescriptor = [2, 0, 12]
+    item[0x00283006] = DataElement(0x00283006, "UN", b"")
+    item[0x00283006]._value = value
+    ds = dataset(**{sequence: [item]})
+    if sequence == "VOILUTSequence":
+        assert read(ds).warnings[0].startswith("voi.ignored")
+        return
+    with pytest.raises(InputError) as caught:
+        read(ds)
+    assert caught.value.code == "input.corrupt"
+    assert "Secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(("tag", "digits"), [("Rows", 4000), ("NumberOfFrames", 20), ("BitsAllocated", 40)])
+def test_integers_of_any_length_stay_out_of_messages(tag, digits):
+    ds = dataset()
+    ds[tag] = DataElement(tag, "IS", "1")
+    ds[tag]._value = "9" * digits
+    with pytest.raises(InputError) as caught:
+        read(ds)
+    assert len(str(caught.value)) < 200
+
+
 def _lut(name, descriptor, data, vr="US", data_vr="US"):
     item = Dataset()
     item.add_new(0x00283002, vr, descriptor)
@@ -298,6 +327,8 @@ def test_unusable_voi_falls_through_with_a_warning():
     assert warned(WindowCenter=[700, 800], WindowWidth=[0, 900])[0] == Window(800, 900)
     assert warned(WindowCenter=[700, 800], WindowWidth=[900, 900]) == (Window(700, 900), ["voi.alternatives"])
     assert warned(VOILUTFunction="WAVY") == (Window(2048, 4096), ["voi.function"])
+    many = {"WindowCenter": [700] * 2000, "WindowWidth": [0] * 2000}
+    assert warned(**many) == (estimate, ["voi.ignored", "window.estimated"])
     short = _lut("VOILUTSequence", [4096, 0, 16], CURVE[:100])
     assert warned(**short) == (Window(2048, 4096), ["voi.ignored"])
     broken_number = content(dataset()).replace(b"2048", b"NaN ")

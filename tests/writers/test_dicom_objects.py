@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -25,6 +26,9 @@ from dicom_results import (
 )
 from made import make_chest
 from pydicom.data import get_charset_files, get_testdata_file
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import UID
 from scipy import ndimage
 
@@ -203,6 +207,23 @@ def test_a_name_beyond_all_bounds_is_left_out(detector):
     made = dicom_objects(detector.predict(film), film, ["sr"])["sr"]
     assert str(made.PatientName) == ""
     assert made.PatientID == "SECRET-ID"
+
+
+@pytest.mark.parametrize("tag", ["SpecificCharacterSet", "PatientName"])
+def test_a_value_of_millions_of_parts_costs_no_memory(detector, tag):
+    film = chest_film()
+    detection = detector.predict(film)
+    dicom_objects(detection, film, ["sr"])  # loads what it needs
+    value = b"x\\" * (4 << 20)
+    film.dataset[tag] = RawDataElement(Tag(tag), dictionary_VR(tag), len(value), value, 0, False, True)
+    tracemalloc.start()
+    try:
+        made = dicom_objects(detection, film, ["sr"])["sr"]
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 << 20
+    assert str(made.PatientName) == ("" if tag == "PatientName" else "Secret^Name")
 
 
 @pytest.mark.requirement("R-DICOM-1")
