@@ -75,12 +75,13 @@ class Deadline:
 NO_DEADLINE = Deadline()
 
 _EXIT_SECONDS = 5.0
-_left: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_working: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
+"""The threads of `within`, waited for or given up, and what each sets when its work is done."""
 
 
 @atexit.register
 def wait_for_those_left() -> bool:
-    """Let work that was given up end before the interpreter does: a thread inside a runtime would abort the process.
+    """Let work that nobody waits for end before the interpreter does: a thread inside a runtime would abort the process.
 
     Returns
     -------
@@ -88,9 +89,14 @@ def wait_for_those_left() -> bool:
         Whether all of it has ended; else only `os._exit` ends the process cleanly.
     """
     end = monotonic() + _EXIT_SECONDS
-    for thread in list(_left):
-        thread.join(max(0.0, end - monotonic()))
-    return not any(thread.is_alive() for thread in list(_left))
+    for reference in _working.keyrefs():  # a list, whatever other threads do meanwhile
+        thread = reference()
+        if thread is None:
+            continue
+        if not _working[thread].wait(max(0.0, end - monotonic())):
+            return False
+        thread.join()
+    return True
 
 
 def within(seconds: float, work: Callable[[Deadline], T]) -> T:
@@ -120,13 +126,14 @@ def within(seconds: float, work: Callable[[Deadline], T]) -> T:
         finally:
             done.set()
 
+    thread = threading.Thread(target=run, name="ptxsdk-predict", daemon=True)
+    _working[thread] = done  # a signal's handler may raise at any moment from here on, and leave the thread behind
     try:
-        thread = threading.Thread(target=run, name="ptxsdk-predict", daemon=True)
         thread.start()
     except RuntimeError as error:
+        del _working[thread]
         raise DetectorError("detector.internal", f"the system gives no thread: {error}") from None
     if not done.wait(deadline.remaining()):
-        _left.add(thread)
         raise deadline.error()
     if failed:
         try:

@@ -178,27 +178,55 @@ def run_with_support(program, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
 
+SLOW_NETWORK = """
+import os, signal, sys, threading, time
+from made import make_chest, make_engine, make_network
+from ptxsdk import Detector, DetectorError
+detector = Detector(make_engine(make_network()), device="cpu")
+infer = detector._backend.infer
+def slow():
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        infer()
+    return infer()
+detector._backend.infer = slow
+"""
+
+
 @pytest.mark.requirement("R-TIME-1")
 def test_a_process_may_end_while_a_network_that_was_given_up_runs(tmp_path):
     program = """
-        from made import make_chest, make_engine, make_network
-        import time
-        from ptxsdk import Detector, DetectorError
-        detector = Detector(make_engine(make_network()), device="cpu")
-        infer = detector._backend.infer
-        def slow():
-            until = time.monotonic() + 1
-            while time.monotonic() < until:
-                infer()
-            return infer()
-        detector._backend.infer = slow
         try:
             detector.predict(make_chest(), timeout=0.1)
         except DetectorError as error:
             print(error.code)
     """
-    ended = run_with_support(program, tmp_path)
+    ended = run_with_support(SLOW_NETWORK + textwrap.dedent(program), tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "detector.timeout\n"), ended.stderr
+
+
+@pytest.mark.requirement("R-TIME-1")
+@pytest.mark.parametrize("moment", ["started", "waiting"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_process_may_be_told_to_end_while_a_network_runs(tmp_path, name, moment):
+    program = f"""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        def tell():
+            os.kill(os.getpid(), signal.{name})
+        start = threading.Thread.start
+        def start_and_tell(thread):
+            start(thread)
+            if thread.name == "ptxsdk-predict":
+                time.sleep(0.3)
+                tell()
+        if "{moment}" == "started":
+            threading.Thread.start = start_and_tell
+        else:
+            threading.Timer(0.3, tell).start()
+        detector.predict(make_chest(), timeout=30)
+    """
+    ended = run_with_support(SLOW_NETWORK + textwrap.dedent(program), tmp_path)
+    assert ended.returncode == (0 if name == "SIGTERM" else -2), ended.stderr
 
 
 @pytest.mark.requirement("R-TIME-1")
