@@ -22,6 +22,7 @@ from typing import Any
 from ptxsdk.detection import Detection, OperatingPoint
 from ptxsdk.engine import Engine
 from ptxsdk.errors import AuditError, DetectorError, OutOfScope, PtxsdkError
+from ptxsdk.files import open_file
 from ptxsdk.gate import GatePolicy
 
 FORMAT = 1
@@ -406,7 +407,7 @@ def verify(path: str | os.PathLike[str], *, head: str | None = None) -> Verified
     """
     last, torn, seen = Head(), 0, False
     try:
-        with Path(path).open("rb") as lines:
+        with open_file(Path(path)) as lines:
             number = 0
             while line := lines.readline(MAX_RECORD_BYTES + 1):
                 number += 1

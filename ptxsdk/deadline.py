@@ -81,7 +81,7 @@ _working: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref
 
 @atexit.register
 def wait_for_those_left() -> bool:
-    """Let work that nobody waits for end before the interpreter does: a thread inside a runtime would abort the process.
+    """Let work that was given up end before the interpreter does: a thread inside a runtime would abort the process.
 
     Returns
     -------

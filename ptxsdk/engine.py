@@ -10,7 +10,6 @@ import hashlib
 import importlib.resources
 import os
 import re
-import stat
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy.typing as npt
 
 from ptxsdk.detection import EngineId
 from ptxsdk.errors import EngineError
-from ptxsdk.files import write_file
+from ptxsdk.files import open_file, write_file
 from ptxsdk.manifest import (
     ENTRY_NAME,
     MAX_MANIFEST_BYTES,
@@ -355,21 +354,15 @@ def _read(source: object) -> bytes:
     if not isinstance(source, str | os.PathLike):
         raise EngineError("engine.not_an_engine", f"expected a path or bytes, got {type(source).__name__}")
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise EngineError("engine.unreadable", f"{os.fspath(source)!r} is not a regular file")
-            _bound(status.st_size, "the engine")
-            with os.fdopen(descriptor, "rb", closefd=False) as stream:
-                data = stream.read(status.st_size + 1)
-        finally:
-            os.close(descriptor)
+        with open_file(source) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            _bound(size, "the engine")
+            data = stream.read(size + 1)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise EngineError("engine.not_found", f"there is no engine at {os.fspath(source)!r}") from None
     except OSError as error:
         raise EngineError("engine.unreadable", f"{os.fspath(source)!r}: {error.strerror}") from None
-    if len(data) != status.st_size:
+    if len(data) != size:
         raise EngineError("engine.corrupt", f"{os.fspath(source)!r} changed while it was read")
     return data
 

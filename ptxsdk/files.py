@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ptxsdk.errors import WriterError
 
@@ -26,6 +29,33 @@ def cache_folder(name: str) -> Path | None:
         return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "ptxsdk" / name
     except RuntimeError:  # a user without a home
         return None
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; never wait for a pipe's writer, nor read what is no regular file.
+
+    What stands at the path is looked at once it is open, so nobody can exchange it in between.
+
+    Raises
+    ------
+    OSError
+        The system refuses it; IsADirectoryError; `NotAFile`.
+    ValueError
+        The path is none.
+    """
+    stream = cast("BinaryIO", open(path, "rb", opener=_without_waiting))  # noqa: SIM115 - returned open
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise NotAFile(errno.EINVAL, "not a regular file")
+    return stream
+
+
+class NotAFile(OSError):
+    """A device, pipe or socket stands where a file must be."""
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write_file(path: str | os.PathLike[str], data: bytes, *, mode: int | None = None) -> None:

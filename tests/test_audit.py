@@ -414,6 +414,8 @@ def test_one_writer_at_a_time(log, tmp_path):
     assert refusal(AuditFile, tmp_path / "pipe") == "audit.failed"
     (tmp_path / "link").symlink_to(log)
     assert refusal(AuditFile, tmp_path / "link") == "audit.failed"
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        assert refusal(verify, path) == "audit.failed"  # and does not wait for a writer
     assert refusal(verify, tmp_path / "missing") == "audit.failed"
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import stat
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ptxsdk.device_array import is_device_array
 from ptxsdk.errors import BackendError, DetectorError, InputError
+from ptxsdk.files import NotAFile, open_file
 from ptxsdk.radiograph import Radiograph
 from ptxsdk.readers import decoder
 from ptxsdk.readers.limits import Limits
@@ -87,9 +86,10 @@ def read_as(source: object, reading: Reading, *, name: str | None = None) -> Rad
         raise InputError(error.code, f"{name}: {error.message}") from error
     except MemoryError:
         raise
-    except Exception as error:  # the promise holds for content that no check foresaw
+    except Exception as error:  # noqa: BLE001 - the promise holds for content that no check foresaw
         what = "the film" if name is None else name
-        raise InputError("input.corrupt", f"{what} contradicts itself ({type(error).__name__})") from error
+        # Its text, or that of a cause, may quote the film's header: hosts log tracebacks.
+        raise InputError("input.corrupt", f"{what} contradicts itself ({type(error).__name__})") from None
 
 
 def _read(source: object, reading: Reading) -> Radiograph:
@@ -127,16 +127,13 @@ def _is_dataset(source: object) -> bool:
 
 def _load(source: str | os.PathLike[str], limits: Limits) -> bytes:
     try:
-        path = Path(source)
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError("input.is_directory", "the path names a directory; pass the files one by one")
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError("input.unreadable", "the path names a device, pipe or socket, not a file")
-        limits.check_file(status.st_size)
-        with path.open("rb") as file:
-            # The file may grow between stat and read.
-            content = file.read(limits.file_bytes + 1)
+        with open_file(source) as file:
+            limits.check_file(os.fstat(file.fileno()).st_size)
+            content = file.read(limits.file_bytes + 1)  # it may grow meanwhile
+    except IsADirectoryError:
+        raise InputError("input.is_directory", "the path names a directory; pass the files one by one") from None
+    except NotAFile:
+        raise InputError("input.unreadable", "the path names a device, pipe or socket, not a file") from None
     except FileNotFoundError:
         raise InputError("input.not_found", "there is no such file") from None
     except NotADirectoryError:

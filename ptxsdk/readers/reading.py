@@ -71,7 +71,7 @@ class Reading:
         except MemoryError:
             raise InputError("input.too_large", "the codec found not enough memory") from None
         except decoder.ERRORS as error:
-            raise InputError("input.corrupt", f"the decoder refused the codestream: {error}") from error
+            raise InputError("input.corrupt", f"the decoder refused the codestream: {str(error)[:200]}") from None
         return pixels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 
 import imagecodecs
@@ -267,6 +268,20 @@ def test_every_source_gives_the_same_film(tmp_path):
     array = read(GRAY8)
     assert array.origin == "array"
     np.testing.assert_array_equal(array.pixels, GRAY8)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    """Nothing that was looked at before the file was opened counts."""
+    (tmp_path / "file").write_bytes(b"\0" * 200)
+    as_a_file = (tmp_path / "file").stat()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(type(tmp_path), "stat", lambda *_, **__: as_a_file)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: as_a_file)
+    found = []
+    reading = threading.Thread(target=lambda: found.append(code(read, tmp_path / "pipe")), daemon=True)
+    reading.start()
+    reading.join(20)
+    assert found == ["input.unreadable"]
 
 
 def test_sources_that_are_no_film(tmp_path):
