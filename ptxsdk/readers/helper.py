@@ -103,10 +103,11 @@ class _Helper:
         self._ready = True
 
     def _supervise(self, theirs: socket.socket, started: threading.Event) -> None:
-        arguments = [_interpreter(), "-I", "-S", str(Path(decoder.__file__).resolve())]
-        path = [os.path.abspath(folder) for folder in sys.path if folder]  # noqa: PTH100 - a link stays a link
         try:
-            process = subprocess.Popen(  # noqa: S603 - this interpreter and our own program
+            arguments = [_interpreter(), "-I", "-S", str(Path(decoder.__file__).resolve())]
+            # Python passes over what is no string; and a link stays a link.
+            path = [os.path.abspath(folder) for folder in sys.path if folder and isinstance(folder, str)]  # noqa: PTH100
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter and our own program
                 [*arguments, str(os.getpid()), str(self._memory), json.dumps(path)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -116,13 +117,12 @@ class _Helper:
                 cwd="/",
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - raised again where the start is waited for
             self._failure = error
-            started.set()
             return
-        self._process = process
-        started.set()
-        process.wait()
+        finally:
+            started.set()
+        self._process.wait()
 
     def close(self) -> None:
         """End the helper; its thread reaps it."""

@@ -260,6 +260,26 @@ def test_it_outlives_the_thread_that_started_it():
     assert helper.pids() == [pid]
 
 
+def test_what_python_passes_over_in_its_path_is_passed_over(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, b"/opt/x", None])
+    helper.close()
+    assert read(PNG).shape == (33, 47)
+
+
+def test_a_start_that_fails_in_any_way_says_so(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(sys, "path", [*sys.path, "lib"])
+    (tmp_path / "gone").rmdir()
+    helper.close()
+    assert code(read, PNG) == "input.decoder"
+    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda *_, **__: 1 / 0)
+        assert code(read, PNG) == "input.decoder"
+    assert read(PNG).shape == (33, 47)
+
+
 def test_without_an_interpreter_it_says_so(monkeypatch):
     monkeypatch.setenv(helper.INTERPRETER, "/no/such/python")
     assert code(read, PNG) == "input.decoder"
