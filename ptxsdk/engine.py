@@ -593,8 +593,8 @@ def _verify(raw: bytes, signature: bytes | None, keys: Sequence[Ed25519PublicKey
 
 
 def _public_keys(keys: Iterable[Any]) -> list[Ed25519PublicKey]:
-    if isinstance(keys, bytes | str):
-        raise EngineError("engine.signature", "trusted_keys is one key where a sequence of keys is expected")
+    if isinstance(keys, bytes | str) or not isinstance(keys, Iterable):
+        raise EngineError("engine.signature", "trusted_keys is not a sequence of keys")
     return [_public_key(key) for key in keys]
 
 

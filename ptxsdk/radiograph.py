@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -195,16 +196,15 @@ class Radiograph:
     dataset: object | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_pixels(self.pixels)
-        spacing = self.pixel_spacing
-        if spacing is not None and not (len(spacing) == 2 and all(0 < mm < 1000 for mm in spacing)):
+        check_pixels(self.pixels)
+        spacing, orientation, age = self.pixel_spacing, self.patient_orientation, self.age
+        if spacing is not None and not _holds(lambda: len(spacing) == 2 and all(0 < mm < 1000 for mm in spacing)):
             raise InputError("input.metadata", f"pixel spacing {spacing} is not (row, column) in mm")
-        orientation = self.patient_orientation
-        if orientation is not None and not (
-            len(orientation) == 2 and all(word and set(word) <= _DIRECTIONS for word in orientation)
+        if orientation is not None and not _holds(
+            lambda: len(orientation) == 2 and all(word and set(word) <= _DIRECTIONS for word in orientation)
         ):
             raise InputError("input.metadata", "patient orientation is not two directions such as ('L', 'F')")
-        if self.age is not None and not 0 <= self.age < 1000:
+        if age is not None and not _holds(lambda: 0 <= age < 1000):
             raise InputError("input.metadata", "the age is not a number of years")
 
     @property
@@ -239,9 +239,9 @@ class Radiograph:
         Parameters
         ----------
         pixels : array, shape (rows, columns), uint8 | uint16 | int16 | float32
-            Stored values in native byte order: an ndarray with any strides, or an array on a CUDA device (CuPy,
-            PyTorch, PyCUDA: ``__cuda_array_interface__`` or DLPack) with its columns side by side, which is used in
-            place.  It must not change before the film has been scored.
+            Stored values in native byte order: an ndarray with any strides, but no ``numpy.memmap``, or an array on a
+            CUDA device (CuPy, PyTorch, PyCUDA: ``__cuda_array_interface__`` or DLPack) with its columns side by side,
+            which is used in place.  It must not change before the film has been scored.
         window : tuple of float, optional
             ``(low, high)`` stored values shown as black and as white.  Default: 0..255 for uint8, 0..1 for float32
             (values outside are refused), and for 16-bit arrays the 0.1 and 99.9 percentiles, with a warning.  On a
@@ -262,16 +262,16 @@ class Radiograph:
         """
         if is_device_array(pixels):
             pixels = DeviceArray.of(pixels)
-        pixels = _check_pixels(pixels)
+        pixels = check_pixels(pixels)
         warnings: tuple[str, ...] = ()
-        if window is None:
-            window, warnings = _default_window(pixels)
-        low, high = window
-        if not -_LARGEST / 4 < low < high < _LARGEST / 4:
-            raise InputError("input.range", f"window {window} is not (low, high) with low < high")
+        shown, warnings = _default_window(pixels) if window is None else (window, ())
+        if not _holds(lambda: len(shown) == 2 and -_LARGEST / 4 < shown[0] < shown[1] < _LARGEST / 4):
+            raise InputError("input.range", f"window {shown} is not (low, high) with low < high")
+        if not _holds(lambda: view is None or view.isascii()):
+            raise InputError("input.metadata", "the view is not a DICOM View Position")
         return cls(
             pixels=pixels,
-            display=Display(voi=Window.from_range(low, high), invert=invert),
+            display=Display(voi=Window.from_range(*shown), invert=invert),
             origin="array",
             pixel_spacing=pixel_spacing,
             spacing_source="PixelSpacing" if pixel_spacing else None,
@@ -281,10 +281,27 @@ class Radiograph:
         )
 
 
-def _check_pixels(pixels: object) -> npt.NDArray[np.generic] | DeviceArray:
-    """Return `pixels`, which must be a plain two-dimensional array of a stored dtype."""
+def _holds(test: Callable[[], object]) -> bool:
+    """Say whether a test of what a caller gave holds; what the test cannot be put to fails it."""
+    try:
+        return bool(test())
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return False
+
+
+def check_pixels(pixels: object) -> npt.NDArray[np.generic] | DeviceArray:
+    """Return `pixels`, which must be a plain two-dimensional array of a stored dtype, in memory.
+
+    Raises
+    ------
+    InputError
+        ``input.type``, ``input.dtype``, ``input.shape``.
+    """
     if not isinstance(pixels, (np.ndarray, DeviceArray)) or isinstance(pixels, np.ma.MaskedArray):
         raise InputError("input.type", f"expected a plain numpy array, got {type(pixels).__name__}")
+    if _is_mapped(pixels):
+        # A file cut short would end the process, and a disk that hangs would hold the call beyond its timeout.
+        raise InputError("input.type", "the array is a file's, mapped (numpy.memmap): pass a copy, numpy.array(film)")
     if pixels.dtype.name not in STORED_DTYPES or not pixels.dtype.isnative:
         raise InputError(
             "input.dtype", f"pixels are {pixels.dtype}, not native {', '.join(STORED_DTYPES)}; convert them knowingly"
@@ -292,6 +309,15 @@ def _check_pixels(pixels: object) -> npt.NDArray[np.generic] | DeviceArray:
     if pixels.ndim != 2 or 0 in pixels.shape:
         raise InputError("input.shape", f"pixels have shape {pixels.shape}, not (rows, columns)")
     return pixels
+
+
+def _is_mapped(pixels: object) -> bool:
+    """Say whether an array is a ``numpy.memmap``, or a part or view of one; what was copied out of it is not."""
+    mapped = False
+    while isinstance(pixels, np.ndarray):
+        mapped |= isinstance(pixels, np.memmap)
+        pixels = pixels.base
+    return mapped and pixels is not None
 
 
 def _default_window(pixels: npt.NDArray[np.generic] | DeviceArray) -> tuple[tuple[float, float], tuple[str, ...]]:

@@ -100,7 +100,9 @@ def test_arrays_that_are_no_film(array, code):
     assert raised.value.code == code
 
 
-@pytest.mark.parametrize("window", [(5, 5), (9, 1), (np.nan, 1), (0, np.inf), (-1e308, 1e308)])
+@pytest.mark.parametrize(
+    "window", [(5, 5), (9, 1), (np.nan, 1), (0, np.inf), (-1e308, 1e308), ("a", "b"), (1,), (1, 2, 3), 5]
+)
 def test_impossible_range(window):
     with pytest.raises(InputError) as raised:
         Radiograph.from_array(np.zeros((4, 4), np.uint8), window=window)
@@ -117,6 +119,11 @@ def test_impossible_range(window):
         {"patient_orientation": ()},
         {"patient_orientation": ("", "F")},
         {"patient_orientation": ("X", "F")},
+        {"patient_orientation": 5},
+        {"patient_orientation": (1, 2)},
+        {"pixel_spacing": 5},
+        {"pixel_spacing": ("a", "b")},
+        {"view": 5},
     ],
 )
 def test_impossible_metadata(stated):
