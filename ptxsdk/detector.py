@@ -30,7 +30,7 @@ from ptxsdk.engine import Engine, GoldenVector
 from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
 from ptxsdk.pipeline import Pipeline, Run, pipeline_around
-from ptxsdk.radiograph import Display, Radiograph, Window
+from ptxsdk.radiograph import Display, Radiograph, Window, check_pixels
 from ptxsdk.readers.limits import Limits
 from ptxsdk.readers.reading import Decode, Reading
 
@@ -144,6 +144,8 @@ class Detector:
             engine = Engine.default_path()
         if gate_policy is not None and not isinstance(gate_policy, GatePolicy):
             raise DetectorError("detector.option", "gate_policy is not a GatePolicy")
+        if trusted_keys is not None and not isinstance(trusted_keys, Iterable):
+            raise DetectorError("detector.option", "trusted_keys are not several keys")
         signed = require_signature or trusted_keys is not None
         counter = rollback_state.counter_of(rollback, signed=signed)
         if limits is not None and not isinstance(limits, Limits):
@@ -286,7 +288,7 @@ class Detector:
                 owned = _own(image, self._reading.limits)
                 film, detection = within(timeout, lambda deadline: self._read_and_score(owned, deadline))
         except MemoryError:
-            failure = InputError("input.too_large", "there is not enough memory for this film")
+            failure = _no_memory()
             self.record_failure(failure)
             raise failure from None
         except Exception as error:
@@ -298,6 +300,8 @@ class Detector:
 
     def _read_and_score(self, image: object, deadline: Deadline) -> tuple[Radiograph, Detection]:
         started = perf_counter()
+        if isinstance(image, InputError):  # of `_own`
+            raise image
         film = readers.read_as(image, replace(self._reading, deadline=deadline))
         header_started = perf_counter()
         checks = gate.check_header(film, self._policy)
@@ -351,7 +355,7 @@ class Detector:
         """
         if errors not in ("raise", "return"):
             raise DetectorError("detector.option", f"errors {errors!r} is not raise or return")
-        if isinstance(images, (str, bytes, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim == 2):
+        if not _are_several(images):
             raise DetectorError("detector.option", "predict_batch takes several films; give a list")
         _check_timeout(timeout)
         self._check_usable()
@@ -665,16 +669,45 @@ def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:
     backend.close()
 
 
-def _own(image: object, limits: Limits) -> object:
-    """Return a film that stays as it is when the caller changes or frees its memory.
+def _are_several(images: object) -> bool:
+    """Say whether this is not one film, nor something that holds none."""
+    if isinstance(images, np.ndarray):
+        return images.ndim > 2
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or readers.is_dataset(images):
+        return False
+    try:
+        iter(cast("Iterable[object]", images))
+    except TypeError:
+        return False
+    return True
 
-    One that is larger than a film's file may be is returned as it is: reading refuses it.
+
+def _own(image: object, limits: Limits) -> object:
+    """Return a film that stays as it is when the caller changes or frees its memory; or the error to raise for it.
+
+    What is beyond the limits, or no film, is not copied.
     """
-    if isinstance(image, (bytearray, memoryview)):
-        return image if memoryview(image).nbytes > limits.file_bytes else bytes(image)
-    if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
-        return replace(image, pixels=image.pixels.copy())
-    return image.copy() if isinstance(image, np.ndarray) else image
+    try:
+        if isinstance(image, (bytearray, memoryview)):
+            limits.check_file(memoryview(image).nbytes)
+            return bytes(image)
+        if isinstance(image, np.ndarray):
+            limits.check_extent(*check_pixels(image).shape)
+            return image.copy()
+        if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
+            limits.check_extent(*image.shape)
+            return replace(image, pixels=image.pixels.copy())
+    except InputError as error:
+        return error
+    except MemoryError:
+        return _no_memory()
+    except Exception as error:  # noqa: BLE001 - a memoryview that was released, an array of a type of the caller's
+        return InputError("input.type", f"the film's memory cannot be read ({type(error).__name__})")
+    return image
+
+
+def _no_memory() -> InputError:
+    return InputError("input.too_large", "there is not enough memory for this film")
 
 
 def _check_timeout(value: object) -> None:

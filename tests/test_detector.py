@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from made import SIZE, make_chest, make_engine, network_output
+from pydicom.dataset import Dataset
 
 import ptxsdk
 from ptxsdk import BackendError, Detector, DetectorError, EngineError, InputError, OutOfScope, Radiograph
@@ -440,7 +442,44 @@ def test_a_child_can_close_what_another_thread_held_at_the_fork(tiny_engine):
     detector.close()
 
 
-@pytest.mark.parametrize("films", ["chest.dcm", b"DICM", make_chest()])
+@pytest.mark.requirement("R-BATCH-1")
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_film_that_cannot_be_taken_over_costs_itself_only(tiny_engine, size):
+    released = memoryview(bytearray(b"DICM"))
+    released.release()
+    huge = np.broadcast_to(np.uint8(3), (10**6, 10**6))
+    of_the_host = Radiograph.from_array(huge)
+    kept = []
+    with Detector(tiny_engine, audit=kept.append) as detector:
+        for bad, code in ((released, "input.type"), (huge, "input.too_large"), (of_the_host, "input.too_large")):
+            kept.clear()
+            films = [bad] if size == 1 else [make_chest(), bad, make_chest()]
+            found = detector.predict_batch(films, errors="return")
+            assert [getattr(each, "code", None) for each in found] == ([code] if size == 1 else [None, code, None])
+            assert sorted(str(record["error"]) for record in kept) == sorted([code] + ["None"] * (size - 1))
+            for timeout in (None, 60):
+                with pytest.raises(InputError) as raised:
+                    detector.predict(bad, timeout=timeout)
+                assert raised.value.code == code
+
+
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_an_array_that_is_mapped_is_refused(detector, tmp_path, timeout):
+    """A file cut short would end the process; the pages of one that hangs are waited for by the system."""
+    mapped = np.memmap(tmp_path / "film", np.uint8, "w+", shape=(2, 300, 260))
+    mapped[:] = make_chest((300, 260))
+    for film in (mapped[0], np.asarray(mapped[0]), mapped[1][10:]):
+        with pytest.raises(InputError, match=r"numpy\.array\(film\)") as raised:
+            detector.predict(film, timeout=timeout)
+        assert raised.value.code == "input.type"
+    expected = detector.predict(make_chest((300, 260))).probability
+    shared = np.frombuffer(mmap.mmap(-1, 300 * 260), np.uint8).reshape(300, 260)
+    shared[:] = mapped[0]
+    for copy in (np.array(mapped[0]), mapped[0].copy(), shared):
+        assert detector.predict(copy, timeout=timeout).probability == expected
+
+
+@pytest.mark.parametrize("films", ["chest.dcm", b"DICM", bytearray(9), make_chest(), Dataset(), None, 5])
 def test_a_batch_is_several_films(detector, films):
     with pytest.raises(DetectorError) as raised:
         detector.predict_batch(films, errors="return")
@@ -468,6 +507,7 @@ def test_no_memory_is_a_typed_error(detector, monkeypatch):
         ({"operating_point": ["balanced"]}, DetectorError, "detector.option"),
         ({"device": None}, DetectorError, "detector.option"),
         ({"gate_policy": {"minimum_age": 1}}, DetectorError, "detector.option"),
+        ({"trusted_keys": 5}, DetectorError, "detector.option"),
         ({"threads": -1}, DetectorError, "detector.option"),
         ({"threads": 10**9}, DetectorError, "detector.option"),
         ({"threads": 1.5}, DetectorError, "detector.option"),

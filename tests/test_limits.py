@@ -67,6 +67,14 @@ def test_each_limit_is_held_and_reached(make, limit, enough, expected):
     assert code(read, made, decode="in_process", limits=Limits(**{limit: max(1, enough // 2)})) == expected
 
 
+def test_arrays_and_films_are_held_to_pixels_and_side():
+    array = film(bits=8)
+    for source in (array, Radiograph.from_array(array)):
+        for small in (Limits(side=46), Limits(pixels=33 * 47 - 1)):
+            assert code(read, source, limits=small) == "input.too_large"
+        assert code(read, source, limits=Limits(side=47, pixels=33 * 47, memory_bytes=1)) == "no error"
+
+
 def test_the_ratio_of_inflation_is_held():
     made = content(dataset(np.zeros((2000, 1000), np.uint16)), DEFLATED)
     assert len(made) < 20_000

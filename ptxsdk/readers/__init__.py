@@ -12,12 +12,12 @@ import numpy as np
 from ptxsdk.device_array import is_device_array
 from ptxsdk.errors import BackendError, DetectorError, InputError
 from ptxsdk.files import NotAFile, open_file
-from ptxsdk.radiograph import Radiograph
+from ptxsdk.radiograph import Radiograph, check_pixels
 from ptxsdk.readers import decoder
 from ptxsdk.readers.limits import Limits
 from ptxsdk.readers.reading import DEFAULT_READING, Decode, Reading
 
-__all__ = ["FILM_SUFFIXES", "load", "looks_like_film", "read", "read_as"]
+__all__ = ["FILM_SUFFIXES", "is_dataset", "load", "looks_like_film", "read", "read_as"]
 
 FILM_SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """What films are called, where a folder is searched."""
@@ -94,24 +94,30 @@ def read_as(source: object, reading: Reading, *, name: str | None = None) -> Rad
 
 def _read(source: object, reading: Reading) -> Radiograph:
     if isinstance(source, Radiograph):
+        reading.limits.check_extent(*source.shape)
         return source
     if isinstance(source, np.ndarray):
+        reading.limits.check_extent(*check_pixels(source).shape)
         return Radiograph.from_array(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        size = source.nbytes if isinstance(source, memoryview) else len(source)
-        reading.limits.check_file(size)
+        try:
+            reading.limits.check_file(memoryview(source).nbytes)
+        except ValueError:
+            raise InputError("input.type", "the memoryview was released") from None
         return _read_content(bytes(source), reading)
     if isinstance(source, (str, os.PathLike)):
         return _read_content(_load(source, reading.limits), reading)
-    if _is_dataset(source):
+    if is_dataset(source):
         from ptxsdk.readers import dicom
 
         return dicom.read_dataset(source, reading)
     if is_device_array(source):
         try:
-            return Radiograph.from_array(source)
+            film = Radiograph.from_array(source)
         except BackendError as error:
             raise InputError("input.type", error.message) from error
+        reading.limits.check_extent(*film.shape)
+        return film
     raise InputError(
         "input.type",
         f"cannot read a film from {type(source).__name__}: expected a path, bytes, a pydicom Dataset, "
@@ -119,7 +125,8 @@ def _read(source: object, reading: Reading) -> Radiograph:
     )
 
 
-def _is_dataset(source: object) -> bool:
+def is_dataset(source: object) -> bool:
+    """Say whether this is a pydicom Dataset."""
     # Whoever holds a Dataset has loaded pydicom; this module does not have to.
     module: Any = sys.modules.get("pydicom.dataset")
     return module is not None and isinstance(source, module.Dataset)

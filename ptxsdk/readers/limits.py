@@ -81,13 +81,15 @@ class Limits:
         """
         if rows < 1 or columns < 1:
             raise InputError("input.corrupt", f"the header declares {rows} x {columns} pixels")
+        self.check_extent(rows, columns)
+        self.check_memory(_DECODING_COPIES * rows * columns * bytes_per_pixel)
+
+    def check_extent(self, rows: int, columns: int) -> None:
+        """Refuse a film of more pixels, or a longer side, than the limits allow, wherever it comes from."""
         if rows > self.side or columns > self.side:
-            raise InputError(
-                "input.too_large", f"the header declares {rows} x {columns} pixels; the limit is {self.side} a side"
-            )
+            raise InputError("input.too_large", f"{rows} x {columns} pixels; the limit is {self.side} a side")
         if rows * columns > self.pixels:
             raise InputError("input.too_large", f"{rows} x {columns} pixels exceed the limit of {self.pixels}")
-        self.check_memory(_DECODING_COPIES * rows * columns * bytes_per_pixel)
 
     def check_file(self, size: int) -> None:
         """Refuse content of `size` bytes when it is beyond the limits."""
