@@ -99,8 +99,8 @@ def wait_for_those_left() -> bool:
     return True
 
 
-def within(seconds: float, work: Callable[[Deadline], T]) -> T:
-    """Do work on another thread, and wait for it no longer than this.
+def within(deadline: Deadline, work: Callable[[Deadline], T]) -> T:
+    """Do work on another thread, and wait for it no longer than until the deadline.
 
     Nothing can interrupt a thread that reads from a dead disk or waits for a device; so it is left behind, as a daemon,
     until it meets its deadline or ends, and nobody sees what it found.
@@ -112,7 +112,6 @@ def within(seconds: float, work: Callable[[Deadline], T]) -> T:
     Exception
         What `work` raises.
     """
-    deadline = Deadline(seconds)
     context = contextvars.copy_context()
     done = threading.Event()
     found: list[T] = []

@@ -25,7 +25,7 @@ from ptxsdk import backends, gate, readers
 from ptxsdk import rollback as rollback_state
 from ptxsdk.deadline import NO_DEADLINE, Deadline, within
 from ptxsdk.detection import Check, Detection, OperatingPoint, Profile, Quality, Timings
-from ptxsdk.device_array import DeviceArray
+from ptxsdk.device_array import DeviceArray, finished, is_device_array
 from ptxsdk.engine import Engine, GoldenVector
 from ptxsdk.errors import AuditError, BackendError, DetectorError, EngineError, InputError, PtxsdkError
 from ptxsdk.gate import GatePolicy
@@ -36,6 +36,7 @@ from ptxsdk.readers.reading import Decode, Reading
 
 _LOGGER = logging.getLogger("ptxsdk")
 _CLOSE_SECONDS = 5.0
+_PRODUCER_SECONDS = 60.0
 _ORIENTATION_ASSUMED = "orientation.assumed: no patient orientation, the usual display is assumed"
 
 
@@ -285,8 +286,9 @@ class Detector:
             if timeout is None:
                 film, detection = self._read_and_score(image, NO_DEADLINE)
             else:
-                owned = _own(image, self._reading.limits)
-                film, detection = within(timeout, lambda deadline: self._read_and_score(owned, deadline))
+                deadline = Deadline(timeout)
+                owned = _own(image, self._reading.limits, timeout)
+                film, detection = within(deadline, lambda deadline: self._read_and_score(owned, deadline))
         except MemoryError:
             failure = _no_memory()
             self.record_failure(failure)
@@ -300,7 +302,7 @@ class Detector:
 
     def _read_and_score(self, image: object, deadline: Deadline) -> tuple[Radiograph, Detection]:
         started = perf_counter()
-        if isinstance(image, InputError):  # of `_own`
+        if isinstance(image, PtxsdkError):  # of `_own`
             raise image
         film = readers.read_as(image, replace(self._reading, deadline=deadline))
         header_started = perf_counter()
@@ -360,7 +362,8 @@ class Detector:
         _check_timeout(timeout)
         self._check_usable()
         limits = self._reading.limits
-        films = (_own(image, limits) for image in images)  # a batch reads ahead, and producers use buffers again
+        # A batch reads ahead, and producers use buffers again.
+        films = (_own(image, limits, timeout) for image in images)
         first = list(itertools.islice(films, 2))
         if len(first) < 2:
             return [self._predict_or_return(self, image, errors, timeout) for image in first]
@@ -682,10 +685,11 @@ def _are_several(images: object) -> bool:
     return True
 
 
-def _own(image: object, limits: Limits) -> object:
-    """Return a film that stays as it is when the caller changes or frees its memory; or the error to raise for it.
+def _own(image: object, limits: Limits, timeout: float | None) -> object:
+    """Return a film that another thread can take over, or the error to raise for it.
 
-    What is beyond the limits, or no film, is not copied.
+    It stays as it is when the caller changes or frees its memory; what is beyond the limits, or no film, is not copied.
+    An array on a device is not copied either: what its producer has begun on this thread is waited for.
     """
     try:
         if isinstance(image, (bytearray, memoryview)):
@@ -697,8 +701,13 @@ def _own(image: object, limits: Limits) -> object:
         if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
             limits.check_extent(*image.shape)
             return replace(image, pixels=image.pixels.copy())
-    except InputError as error:
-        return error
+        seconds = _PRODUCER_SECONDS if timeout is None else min(timeout, _PRODUCER_SECONDS)
+        if isinstance(image, Radiograph) and isinstance(image.pixels, DeviceArray):
+            return replace(image, pixels=finished(image.pixels, seconds=seconds))
+        if is_device_array(image):
+            return finished(image, seconds=seconds)
+    except PtxsdkError as error:
+        return Deadline(timeout).error() if timeout is not None and error.code == "backend.lost" else error
     except MemoryError:
         return _no_memory()
     except Exception as error:  # noqa: BLE001 - a memoryview that was released, an array of a type of the caller's

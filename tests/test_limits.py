@@ -336,7 +336,7 @@ def test_reading_stops_at_the_deadline():
 
 def test_within_raises_what_the_work_raises():
     with pytest.raises(ZeroDivisionError):
-        within(60, lambda _: 1 / 0)
-    assert within(60, lambda deadline: deadline.remaining() > 50)
+        within(Deadline(60), lambda _: 1 / 0)
+    assert within(Deadline(60), lambda deadline: deadline.remaining() > 50)
     assert Deadline().remaining() is None
     Deadline().check()

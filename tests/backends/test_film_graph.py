@@ -18,7 +18,7 @@ from ptxsdk import Detector, Engine, GatePolicy, Radiograph, backends
 from ptxsdk.backends import film_graph
 from ptxsdk.backends.openvino import load as load_openvino
 from ptxsdk.device_array import DeviceArray
-from ptxsdk.errors import BackendError, InputError, OutOfScope
+from ptxsdk.errors import BackendError, DetectorError, InputError, OutOfScope
 from ptxsdk.ops import device
 from ptxsdk.radiograph import Display, LookupTable
 
@@ -206,6 +206,52 @@ def test_a_film_on_the_device_is_used_in_place(setting, on_cpu):
         film = Radiograph.from_array(on_device(wide), window=(0, 51000))
         same(detector.predict(film), on_cpu.predict(Radiograph.from_array(wide, window=(0, 51000))))
         assert setting.cuda.bytes_up == up
+
+
+class Unfinished:
+    """An array that its producer still works on; says on which threads and for which streams it was asked for."""
+
+    def __init__(self, setting, monkeypatch):
+        self.asked = []
+        of = DeviceArray.of
+
+        def look(value, *, stream=None):
+            if value is not self and not (isinstance(value, DeviceArray) and value.owner is self):
+                return of(value, stream=stream)
+            if stream is not None:
+                self.asked.append((threading.current_thread(), stream))
+            return dataclasses.replace(on_device(FILM), owner=self)
+
+        monkeypatch.setattr(DeviceArray, "of", look)
+        monkeypatch.setattr("ptxsdk.backends.cuda.Gpu.open", lambda index: setting.gpu)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+@pytest.mark.parametrize("how", ["timeout", "batch", "radiograph"])
+def test_another_thread_gets_an_array_that_is_finished(setting, on_cpu, how, monkeypatch):
+    """Exporters order after the stream that is current on the thread that asks: it must be the caller's."""
+    array = Unfinished(setting, monkeypatch)
+    with setting.detector() as detector:
+        if how == "batch":
+            found = detector.predict_batch([array] * 3)
+        else:
+            film = Radiograph.from_array(array, window=(0, 255)) if how == "radiograph" else array
+            found = [detector.predict(film, timeout=60)]
+        for one in found:
+            same(one, on_cpu.predict(FILM))
+        assert {thread for thread, _ in array.asked} == {threading.current_thread()}
+        assert len(array.asked) == len(found)
+        setting.gpu.hangs = True
+        with pytest.raises(DetectorError) as raised:
+            detector.predict(array, timeout=0.1)
+        assert raised.value.code == "detector.timeout"
+        [error] = detector.predict_batch([array], errors="return")
+        assert error.code == "backend.lost"
+        setting.gpu.hangs = False
+        detector.predict(array)
+        assert len(array.asked) == len(found) + 3
 
 
 @pytest.mark.parametrize(
