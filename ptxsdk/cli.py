@@ -23,6 +23,7 @@ import ptxsdk
 from ptxsdk.deadline import wait_for_those_left
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
+from ptxsdk.files import open_file
 from ptxsdk.node import command as node_commands
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and no
 
 def main() -> NoReturn:
     """Run the command line; exit status 0 done, 1 something failed, 2 usage."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
@@ -91,6 +93,23 @@ def main() -> NoReturn:
         sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1)
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Have all three where the caller closed some: or the next file opened, an audit log, would be taken for one.
+
+    Without standard output nothing can be said, so nothing is done.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end
+    if sys.stdout is None:
+        print("ptxsdk: cannot write the output: standard output is closed", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -585,14 +604,9 @@ def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str | PtxsdkError
     """Yield every film with the name its results get, unique in this run, or with the reason why there is none."""
     taken: set[str] = set()
     for given in films:
-        paths = [given]
-        try:
-            if given.is_dir():
-                paths = sorted(path for path in given.rglob("*") if _is_film(path, given))
-        except OSError as error:
-            yield given, InputError("input.unreadable", f"the path cannot be looked at: {error.strerror}")
-            continue
-        if not paths:
+        paths, refused = _look_into(given)
+        yield from refused
+        if not paths and not refused:
             yield given, InputError("input.not_found", "the folder holds no film")
         for path in paths:
             relative = path.relative_to(given) if path != given else Path(path.name)
@@ -605,17 +619,40 @@ def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str | PtxsdkError
             yield path, name
 
 
-def _is_film(path: Path, folder: Path) -> bool:
-    """Say whether a file found in a folder is one: by suffix or by content; nothing hidden, no index, no result."""
+def _look_into(given: Path) -> tuple[list[Path], list[tuple[Path, PtxsdkError]]]:
+    """Return the films of a folder, however deep, and what could not be looked at; of another path the path itself."""
+    films: list[Path] = []
+    refused: list[tuple[Path, PtxsdkError]] = []
+    folders = [given]
+    while folders:
+        folder = folders.pop()
+        try:
+            if folder == given and not folder.is_dir():
+                return [given], []
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif _is_film(Path(entry.path)):
+                        films.append(Path(entry.path))
+        except OSError as error:
+            why = InputError("input.unreadable", f"the path cannot be looked at: {error.strerror}")
+            refused.append((folder, why))
+    return sorted(films), refused
+
+
+def _is_film(path: Path) -> bool:
+    """Say whether a file found in a folder is one: by suffix or by content; no index, no result."""
     from ptxsdk import readers
 
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.name == "DICOMDIR" or path.name.endswith(RESULT_SUFFIXES) or not path.is_file():
+    if path.name == "DICOMDIR" or path.name.endswith(RESULT_SUFFIXES):
         return False
-    if path.suffix.lower() in readers.FILM_SUFFIXES:
-        return True
     try:
-        with path.open("rb") as file:
+        if path.suffix.lower() in readers.FILM_SUFFIXES:
+            return path.is_file()
+        with open_file(path) as file:
             return readers.looks_like_film(file.read(256))
     except OSError:
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import json
 import os
 import pty
@@ -16,7 +18,7 @@ import pytest
 from made import make_chest
 from typer.testing import CliRunner
 
-from ptxsdk.cli import app
+from ptxsdk.cli import _find_films, app
 
 FLAGGED = {"blob": (250, 150, 60)}
 
@@ -427,3 +429,64 @@ def test_a_full_stdout_is_a_failure_not_a_traceback(folder, tmp_path):
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert "No space left" in ran.stderr
+
+
+@pytest.mark.parametrize("command", [["predict", "films", "--json"], ["predict", "films"], ["inspect", "--json"]])
+def test_a_closed_stdout_is_a_failure_not_a_traceback(folder, command):
+    engine = ["--engine", "tiny.ptxengine"] if command[0] == "predict" else ["tiny.ptxengine"]
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "ptxsdk", *command, *engine],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (1, "ptxsdk: cannot write the output: standard output is closed\n")
+
+
+def test_with_stdin_and_stderr_closed_no_file_takes_their_place(folder, tmp_path):
+    command = ["predict", "films/b.png", "--engine", "tiny.ptxengine", "--json", "--audit", str(tmp_path / "log")]
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", sys.executable, "-m", "ptxsdk", *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, json.loads(ran.stdout)["file"]) == (0, "films/b.png")
+    assert [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()] == ["start", "predict"]
+
+
+def test_folders_of_any_depth_are_searched(folder, tmp_path):
+    film = (folder / "films" / "b.png").read_bytes()
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "a.png").write_bytes(film)
+    below = top.joinpath(*"0" * 200)
+    below.mkdir(parents=True)
+    (below / "b.png").write_bytes(film)
+    (below / "link").symlink_to(top)
+    os.mkfifo(below / "pipe")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 100)
+    try:
+        found = list(_find_films([top]))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [path for path, _ in found] == [below / "b.png", top / "a.png"]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_said_and_stops_nothing(folder, tmp_path, monkeypatch):
+    top = tmp_path / "top"
+    (top / "locked").mkdir(parents=True)
+    (top / "a.png").write_bytes((folder / "films" / "b.png").read_bytes())
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    (locked, error), (film, name) = _find_films([top])
+    assert (locked.name, error.code, film.name, name) == ("locked", "input.unreadable", "a.png", "a.png")
