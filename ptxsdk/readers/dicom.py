@@ -231,7 +231,7 @@ class _Header:
         return [_float(value) for value in self.values(tag, "DS")]
 
     def items(self, tag: int) -> list[_Header]:
-        """Return the items of a sequence."""
+        """Return the first items of a sequence."""
         element = self.element(tag)
         if element is None or element.value is None:
             return []
@@ -239,7 +239,8 @@ class _Header:
         if isinstance(value, (bytes, bytearray)):
             implicit = _vr(element) is None
             value = elements.split_sequence(bytes(value), implicit=implicit, little=self.little, reading=self.reading)
-        return [_Header(item, little=self.little, reading=self.reading) for item in value]
+        first = itertools.islice(value, _MAX_VALUES)
+        return [_Header(item, little=self.little, reading=self.reading) for item in first]
 
 
 def _integer(value: Any) -> int | None:

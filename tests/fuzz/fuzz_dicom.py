@@ -1,7 +1,8 @@
 """Fuzz target: the DICOM reader, structure-aware: valid films of every transfer syntax, changed at tag and pixel level.
 
 It raises an InputError, or returns a whole film: pixels of the shape that the header says, a display that maps them
-into [0, 1], and metadata of the types promised.
+into [0, 1], and metadata of the types promised.  Either way it takes little memory and time, however often a value, an
+item or a fragment is repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 import imagecodecs
 import numpy as np
 from dicom_files import content, dataset, encapsulated, film
-from harness import main
+from harness import bounded, main
 from pydicom.uid import RLELossless
 from script import INTERESTING, Script, script_seed
 
@@ -24,7 +25,8 @@ from ptxsdk.readers.reading import Reading
 
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 # In process: a crash of a codec, too, is found here.  Small, so that a millionth of a film is not a second.
-READING = Reading(Limits(pixels=1 << 20, memory_bytes=64 << 20, file_bytes=1 << 20), "in_process")
+READING = Reading(Limits(pixels=1 << 20, memory_bytes=64 << 20, file_bytes=1 << 20, elements=10_000), "in_process")
+MEMORY, SECONDS = 24 << 20, 3.0
 TAGS = (
     *(0x00020010, 0x00080005, 0x00080016, 0x00080060, 0x00080068, 0x00101010, 0x00180015, 0x00181164, 0x00185101),
     *(0x00200020, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101),
@@ -107,11 +109,21 @@ def element(script: Script, *, implicit: bool) -> bytes:
     return head + vr + struct.pack("<H", length & 0xFFFF) + value
 
 
+def size_at(raw: bytearray, at: int, *, implicit: bool) -> int:
+    """Size of the data element at a place, with its header."""
+    if implicit:
+        return 8 + int(struct.unpack_from("<L", raw, at + 4)[0])
+    if raw[at + 4 : at + 6] in (b"OW", b"OB", b"SQ", b"UN"):
+        return 12 + int(struct.unpack_from("<L", raw, at + 8)[0])
+    return 8 + int(struct.unpack_from("<H", raw, at + 6)[0])
+
+
 def changed(script: Script) -> bytes:
     index = script.integer(0, len(films()) - 1)
     raw = bytearray(films()[index])
     for _ in range(script.integer(1, 4)):
-        kind = script.integer(0, 5)
+        kind = script.integer(0, 7)
+        room = max(0, READING.limits.file_bytes - len(raw) - 64)
         if kind <= 1:  # an element exchanged or put in
             tag = script.choice(TAGS)
             at = raw.find(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 132)
@@ -130,6 +142,19 @@ def changed(script: Script) -> bytes:
             raw[at:] = script.edits(bytes(raw[at:]))
         elif kind == 4:
             raw[:] = script.edits(bytes(raw))
+        elif kind == 5:  # a value of many parts
+            tag = script.choice(TAGS)
+            at = raw.find(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 132)
+            if 0 <= at <= len(raw) - 12:
+                part = script.choice(TEXTS[:8]) + script.choice((b"\\", b" ", b"\0"))
+                value = part * (script.integer(0, room) // len(part))
+                vr = b"" if index == 0 else script.choice((b"UT", b"UN", b"OW", b"SQ")) + b"\0\0"
+                head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + struct.pack("<L", len(value))
+                raw[at : at + size_at(raw, at, implicit=index == 0)] = head + value
+        elif kind == 6:  # many fragments, or many elements
+            at = max(raw.rfind(script.choice((b"\xfe\xff\xdd\xe0", b"\x28\x00\x02\x00"))), 0)
+            part = script.choice((b"\xfe\xff\x00\xe0\0\0\0\0", b"\x09\x00\x10\x00LO\0\0"))
+            raw[at:at] = part * (script.integer(0, room) // len(part))
         else:  # sequences
             at = script.integer(132, len(raw))
             depth = script.integer(1, 60)
@@ -153,7 +178,8 @@ def one_input(data: bytes) -> None:
     script = Script(data)
     raw = script.rest() if script.integer(0, 7) == 0 else changed(script)
     try:
-        film = readers.read_as(raw, READING)
+        with bounded(MEMORY + 4 * len(raw), SECONDS):
+            film = readers.read_as(raw, READING)
     except InputError as error:
         # The net under the reader turns surprises into input.corrupt: here they are findings.
         assert "contradicts itself" not in error.message, error.message

@@ -7,10 +7,12 @@ python tests/fuzz/fuzz_dicom.py --runs 10000 --seed 1                   # withou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +23,23 @@ CORPUS = HERE / "corpus"
 def corpus(name: str) -> list[bytes]:
     """The inputs that the repository keeps for a target, what was once found among them."""
     return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+
+
+@contextlib.contextmanager
+def bounded(memory: int, seconds: float) -> Iterator[None]:
+    """Hold what is done to this growth of the process at its peak, and to this time of the CPU."""
+    (Path("/proc/self") / "clear_refs").write_text("5")  # the peak is counted from here on
+    before, started = _peak(), time.thread_time()
+    try:
+        yield
+    finally:
+        took, grown = time.thread_time() - started, _peak() - before
+        assert took < seconds, f"{took:.1f} s"
+        assert grown < memory, f"grown by {grown >> 20} MiB"
+
+
+def _peak() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 
 def play(one_input: Callable[[bytes], None], inputs: list[bytes], runs: int, seed: int) -> None:
