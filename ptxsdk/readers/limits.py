@@ -26,15 +26,15 @@ class Limits:
     file_bytes : int
         Size of a file or byte string.
     pixels : int
-        Rows times columns.
+        Rows times columns; of an array or a Radiograph, too.
     side : int
-        Rows, and columns.
+        Rows, and columns; the same.
     frames : int
         Class attribute, always 1: a film is one frame, and objects of several are not read (``input.multi_frame``).
     header_bytes : int
         DICOM: everything before the pixels.
     elements : int
-        DICOM: data elements, items of sequences included.
+        DICOM: data elements, items of sequences included; of encapsulated pixels the fragments.
     sequence_depth : int
         DICOM: sequences within sequences (``input.corrupt``).
     inflate_ratio : int
