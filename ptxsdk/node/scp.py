@@ -63,6 +63,8 @@ SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900,
 
 _MAX_PDU = 1 << 17
 _MAX_READ = 1 << 20  # an A-ASSOCIATE-RQ with 128 contexts of every syntax stays far below
+_MAX_COMMAND = 1 << 13  # a C-STORE-RQ is of some 250 bytes
+_NO_FILES_PAUSE = 0.2
 _OBJECTS_IN_MEMORY = 4
 
 _config.LOG_HANDLER_LEVEL = "none"  # its handlers would format every PDU
@@ -256,7 +258,11 @@ class _Server(ThreadedAssociationServer):
     limits: _Limits
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        client, address = self.socket.accept()
+        try:
+            client, address = self.socket.accept()
+        except OSError:  # no file handle is to be had, and the caller still waits: this would spin
+            time.sleep(_NO_FILES_PAUSE)
+            raise
         client.settimeout(self.limits.config.idle_seconds)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return client, address
@@ -267,6 +273,13 @@ class _Server(ThreadedAssociationServer):
         self.limits.metrics.add("ptxsdk_associations_total", outcome="over_limit")
         log("association", level=logging.WARNING, outcome="over_limit", peer=client_address[0])
         return False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread is to be had
+            self.limits.leave(client_address[0])
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -295,7 +308,7 @@ class _Handler(RequestHandler):
     def handle(self) -> None:
         association = self._create_association()
         association.name = f"AcceptorThread@{id(association)}"  # pynetdicom finds its associations by this word
-        association.dul.socket.__class__ = _Socket  # made by pynetdicom, which leaves no place to say of which class
+        BoundedSocket.of(association)
         association.dimse = _Dimse(association, self.server.limits)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         try:
@@ -306,10 +319,17 @@ class _Handler(RequestHandler):
             association.dul.join(self.server.limits.config.idle_seconds)
 
 
-class _Socket(AssociationSocket):
+class BoundedSocket(AssociationSocket):
     """Reads a PDU in bounded time and never one that is too long."""
 
+    @staticmethod
+    def of(association: Any) -> Any:
+        """Make it the socket of an association: pynetdicom makes its own, and asks nobody of which class."""
+        association.dul.socket.__class__ = BoundedSocket
+        return association.dul.socket.socket
+
     def recv(self, nr_bytes: int) -> bytearray:
+        """Return as many bytes, fewer where the connection was closed; else an OSError."""
         if nr_bytes > _MAX_READ:
             raise OSError("the PDU is too long")
         found = bytearray(nr_bytes)
@@ -341,7 +361,7 @@ class _Dimse(DIMSEServiceProvider):
         self._limits = limits
         self._lock = threading.Lock()
         self._held = 0
-        self._size = 0
+        self._size = self._command = 0
         self._deadline = 0.0
         self._refused = False
         self.message: Any = None
@@ -350,13 +370,17 @@ class _Dimse(DIMSEServiceProvider):
         if self._refused:
             return
         config = self._limits.config
-        size = sum(len(value) for _, value in primitive.presentation_data_value_list)
+        values = [value for _, value in primitive.presentation_data_value_list]
+        size = sum(map(len, values))
         if self.message is None:
-            self._size, self._deadline = 0, time.monotonic() + config.transfer_seconds
+            self._size, self._command, self._deadline = 0, 0, time.monotonic() + config.transfer_seconds
         self._size += size
+        self._command += sum(len(value) for value in values if value and value[0] & 1)  # PS3.8 E.2
         reason = ""
         if self._size > config.max_object_bytes:
             reason = "too_large"
+        elif self._command > _MAX_COMMAND:  # pydicom makes an object of every element, were it of 8 bytes
+            reason = "command_too_large"
         elif time.monotonic() > self._deadline:
             reason = "too_slow"
         elif self.msg_queue.qsize() > 1:

@@ -6,10 +6,12 @@ jitter, up to a limit.  A film that a destination refuses waits by itself, and t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
 import shutil
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -137,7 +139,7 @@ class DicomSender(Sender):
         self, peer: Peer, config: NodeConfig, store: Store, metrics: Metrics, stopping: threading.Event
     ) -> None:
         from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
         from pynetdicom.sop_class import (
             Comprehensive3DSRStorage,
             GrayscaleSoftcopyPresentationStateStorage,
@@ -147,6 +149,7 @@ class DicomSender(Sender):
 
         super().__init__(peer.name, config, store, metrics, stopping)
         self._peer = peer
+        self._handlers = [(evt.EVT_CONN_OPEN, self._connected)]
         entity = AE(ae_title=config.aet)
         entity.connection_timeout = entity.acse_timeout = config.idle_seconds
         entity.network_timeout = entity.dimse_timeout = 2 * config.idle_seconds  # a PACS may be slow to answer
@@ -167,13 +170,21 @@ class DicomSender(Sender):
     def interrupt(self) -> None:
         """Abort the association."""
         if self._association is not None:
-            self._association.abort()
+            self._association.abort(block=False)
+            with contextlib.suppress(AttributeError, OSError):  # its thread may wait for the rest of a PDU
+                self._association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+
+    def _connected(self, event: Any) -> None:
+        """Bound what is read and sent from here on: a destination that falls silent must not hold it for ever."""
+        from ptxsdk.node.scp import BoundedSocket
+
+        self._association = event.assoc
+        BoundedSocket.of(event.assoc).settimeout(event.assoc.network_timeout)
 
     def _deliver_all(self, films: Sequence[Film]) -> None:
         association = self._entity.associate(
-            self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=self._tls
+            self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=self._tls, evt_handlers=self._handlers
         )
-        self._association = association
         if not association.is_established:
             raise Unreachable("rejected" if association.is_rejected else "no association")
         try:

@@ -7,10 +7,12 @@ Content-Security-Policy, and its addresses hold random tokens only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +35,8 @@ _HEADERS = {
 }
 _SHOWN = 100
 _CONNECTIONS = 16
+_REQUEST_SECONDS = 10.0
+_NO_FILES_PAUSE = 0.2
 
 Health = Callable[[], tuple[bool, dict[str, Any]]]
 
@@ -95,16 +99,44 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *arguments: Any) -> None:
         self._slots = threading.BoundedSemaphore(_CONNECTIONS)
+        self.asking: dict[socket.socket, float] = {}  # connections that have not said what they want, and until when
         super().__init__(*arguments)
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:  # no file handle is to be had, and the caller still waits: this would spin
+            time.sleep(_NO_FILES_PAUSE)
+            raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return self._slots.acquire(blocking=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.asking[request] = time.monotonic() + _REQUEST_SECONDS
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread is to be had
+            self._end(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._end(request)
+
+    def _end(self, request: Any) -> None:
+        self.asking.pop(request, None)
+        self._slots.release()
+
+    def service_actions(self) -> None:
+        """Cut off, at every turn of the server's loop, who takes too long to ask."""
+        now = time.monotonic()
+        for request, until in list(self.asking.items()):
+            if now > until:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: it is the browser that went away."""
@@ -112,11 +144,12 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # one request a connection: nobody keeps a place by asking again
     server_version, sys_version = "ptxsdk", ""
-    timeout = 5  # seconds without a request
+    timeout = 5  # seconds of silence, or for an answer to be taken
 
     def do_GET(self) -> None:
+        self.server.asking.pop(self.connection, None)
         port = self.server.server_address[1]
         if self.headers.get("Host", "").lower() not in {f"127.0.0.1:{port}", f"localhost:{port}"}:
             self._answer(403, "this address is not mine\n", "text/plain; charset=utf-8")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import struct
 import threading
 import time
 import urllib.request
@@ -181,6 +184,65 @@ def test_a_stop_does_not_wait_for_a_destination_that_hangs(engine_file, tmp_path
     finally:
         released.set()
         server.shutdown()
+
+
+def associate_accept(request):
+    """An A-ASSOCIATE-AC that takes every context of a request, in Explicit VR Little Endian."""
+    contexts, at = b"", 74
+    while at < len(request):
+        kind, _, length = struct.unpack_from(">BBH", request, at)
+        if kind == 0x20:
+            syntax = b"\x40\0\0\x13" + b"1.2.840.10008.1.2.1"
+            contexts += struct.pack(">BBHBBBB", 0x21, 0, 4 + len(syntax), request[at + 4], 0, 0, 0) + syntax
+        at += 4 + length
+    application = b"\x10\0\0\x15" + b"1.2.840.10008.3.1.1.1"
+    user = b"\x50\0\0\x08\x51\0\0\x04" + struct.pack(">L", 1 << 17)
+    body = request[6:74] + application + contexts + user
+    return b"\x02\0" + struct.pack(">L", len(body)) + body
+
+
+@pytest.mark.requirement("R-NODE-2")
+@pytest.mark.parametrize("fault", ["half an acceptance", "half an answer", "four gigabytes", "takes nothing"])
+def test_a_pacs_that_falls_silent_is_tried_again(engine_file, tmp_path, fault):
+    held = []
+
+    def misbehave(peer):
+        request = peer.recv(65536)
+        if fault == "half an acceptance":
+            peer.sendall(b"\x02\0" + struct.pack(">L", 200) + bytes(10))
+        elif fault == "four gigabytes":
+            peer.sendall(b"\x02\0\xff\xff\xff\xf0")
+            for _ in range(300):
+                peer.sendall(bytes(1 << 20))
+        else:
+            peer.sendall(associate_accept(request))
+            if fault == "half an answer":
+                peer.recv(65536)
+                peer.sendall(b"\x04\0\0")
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(server.accept()[0])
+                with contextlib.suppress(OSError):
+                    misbehave(held[-1])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        threading.Thread(target=serve, daemon=True).start()
+        name = f"SILENT@127.0.0.1:{server.getsockname()[1]}"
+        options = ("--engine", engine_file, *arguments(tmp_path, name), "--idle", 1, "--grace", 1)
+        with Node(*options) as node:
+            before = node.metric("ptxsdk_resident_bytes")
+            assert send(node.port, example(NEGATIVE, 6000)) == 0
+            wait_for(lambda: len(node.events("unreachable")) >= 2, 40)
+            assert node.health()["destinations"] == {name: "unreachable"}
+            assert node.health()["queue"]["scored"] == 1
+            assert node.metric("ptxsdk_resident_bytes") - before < 200 << 20
+            assert node.stop() == 0
+        server.shutdown(socket.SHUT_RDWR)
+    for peer in held:
+        peer.close()
 
 
 def test_a_destination_that_refuses_is_tried_again(engine_file, tmp_path):

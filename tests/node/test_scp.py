@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -25,6 +26,11 @@ from pynetdicom.sop_class import (
     SecondaryCaptureImageStorage,
     Verification,
 )
+
+from ptxsdk.node.config import NodeConfig
+from ptxsdk.node.metrics import Metrics
+from ptxsdk.node.scp import Listener
+from ptxsdk.node.store import Store
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 IDLE = 2
@@ -314,6 +320,23 @@ def test_an_object_that_is_too_large_is_cut_off_as_it_comes(node):
 
 
 @pytest.mark.requirement("R-NODE-2")
+def test_a_command_that_is_too_large_is_cut_off_as_it_comes(node):
+    """pydicom would make an object of each of its elements."""
+    before = node.metric("ptxsdk_resident_bytes")
+    elements = b"".join(struct.pack("<HHL", 0, number, 0) for number in range(8000))
+    item = struct.pack(">LBB", len(elements) + 2, 1, 1) + elements
+    with association(node.port) as made:
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                made.dul.socket.socket.sendall(b"\x04\0" + struct.pack(">L", len(item)) + item)
+        wait_for(lambda: not made.is_established, IDLE + 8, "the end of the association")
+    assert node.metric('ptxsdk_received_total{outcome="command_too_large"}') == 1
+    assert node.events("cut_off", reason="command_too_large")
+    assert node.metric("ptxsdk_resident_bytes") - before < 32 << 20
+    still_serves(node, 335)
+
+
+@pytest.mark.requirement("R-NODE-2")
 def test_a_peer_that_stops_half_way_loses_its_place(node):
     item = struct.pack(">LB", 2001, 1) + b"\x01" + bytes(2000)
     wait_for(lambda: node.metric("ptxsdk_associations_open") == 0, IDLE + 5, "room")
@@ -370,6 +393,48 @@ def test_the_log_is_json_and_names_no_patient(node):
     assert "SECRET" not in text.upper()
     assert "1.2.826.0.1.3680043.8.498" not in text  # nor UIDs of the films
     assert not [entry for entry in node.log if entry["event"] in ("association_broke", "unexpected")]
+
+
+# --- a system that gives nothing -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener(tmp_path):
+    config = NodeConfig(spool=tmp_path / "spool", out=tmp_path / "out", port=0, idle_seconds=2)
+    store = Store(config.spool)
+    made = Listener(config, store, Metrics())
+    yield made
+    made.stop(0)
+    store.close()
+
+
+def test_a_place_is_given_back_where_the_system_gives_no_thread(listener, monkeypatch):
+    def no_thread(_):
+        raise RuntimeError("can't start new thread")
+
+    listener.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", listener.port)) as peer:
+                assert closed_within(peer, 5)
+    assert listener.open == 0
+
+
+def test_a_system_without_file_handles_does_not_make_it_spin(listener, monkeypatch):
+    tries = []
+
+    def accept():
+        tries.append(1)
+        raise OSError(24, "Too many open files")
+
+    real = listener._server.socket
+    with monkeypatch.context() as patch:
+        patch.setattr(listener._server, "socket", SimpleNamespace(accept=accept, fileno=real.fileno))
+        listener.start()
+        with socket.create_connection(("127.0.0.1", listener.port)):
+            time.sleep(1)
+    assert 1 <= len(tries) < 10
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from ptxsdk.errors import OutOfScope
 from ptxsdk.node import picture
 from ptxsdk.node.page import film_page, films_page
 from ptxsdk.node.store import Store
+from ptxsdk.node.web import Web
 
 CSP = "default-src 'none'"
 
@@ -106,6 +110,67 @@ def test_silent_clients_do_not_hold_it_up(node):
     wait_for(lambda: try_get(node), 30, "an answer")
     for sock in held:
         sock.close()
+
+
+def test_clients_that_drip_lose_their_places(node):
+    held = [socket.create_connection(("127.0.0.1", node.http)) for _ in range(16)]
+    for sock in held:
+        sock.sendall(b"GET /")
+    cut, ended = 0, time.monotonic() + 20
+    while cut < len(held) and time.monotonic() < ended:
+        time.sleep(1)
+        cut = sum(not drips(sock) for sock in held)
+    assert cut == len(held)
+    assert try_get(node)
+    for sock in held:
+        sock.close()
+
+
+def drips(sock):
+    try:
+        sock.sendall(b"a")
+    except OSError:
+        return False
+    return True
+
+
+def test_a_place_is_given_back_where_the_system_gives_no_thread(tmp_path, monkeypatch):
+    store = Store(tmp_path / "spool")
+    web = Web(0, store, health=lambda: (True, {}))
+    web.start()
+    url = f"http://127.0.0.1:{web.port}/healthz"
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(20):
+            with pytest.raises(OSError):
+                get(url)
+    assert get(url)[0] == 200
+    web.stop()
+    store.close()
+
+
+def no_thread(_):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_system_without_file_handles_does_not_make_it_spin(tmp_path, monkeypatch):
+    store = Store(tmp_path / "spool")
+    web = Web(0, store, health=lambda: (True, {}))
+    tries = []
+
+    def accept():
+        tries.append(1)
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(web._server, "socket", SimpleNamespace(accept=accept, fileno=web._server.socket.fileno))
+        web.start()
+        with socket.create_connection(("127.0.0.1", web.port)):
+            time.sleep(1)
+    assert 1 <= len(tries) < 10
+    assert get(f"http://127.0.0.1:{web.port}/healthz")[0] == 200
+    web.stop()
+    store.close()
 
 
 def try_get(node):
