@@ -51,7 +51,7 @@ Keep = Annotated[int, typer.Option("--keep", min=0, help="Films that stay in the
 Reserve = Annotated[int, typer.Option("--reserve", metavar="MIB", min=0, help="Room to leave on the disk.")]
 MaxObject = Annotated[int, typer.Option("--max-object", metavar="MIB", min=1, help="Largest object taken.")]
 Grace = Annotated[float, typer.Option("--grace", metavar="SECONDS", min=0, help="For what is in hand at a stop.")]
-GiveUp = Annotated[float, typer.Option("--give-up", metavar="HOURS", help="Results older than this are given up.")]
+GiveUp = Annotated[float, typer.Option("--give-up", metavar="HOURS", help="Results are given up that waited longer.")]
 TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM: speak TLS, with this certificate.")]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM of its key.")]
 TlsCa = Annotated[Path | None, typer.Option("--tls-ca", help="PEM: peers must be signed by one of these.")]
@@ -132,7 +132,7 @@ def watch(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that DICOM files are dropped into.")],
     out: Out = None,
     forward: Forward = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove a file once the queue has it.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove a file once its film was read.")] = False,
     settle: Annotated[float, typer.Option("--settle", metavar="SECONDS", help="A file must stand still so long.")] = 2,
     aet: Aet = "PTX",
     spool: Spool = Path("ptxsdk-spool"),
@@ -165,8 +165,6 @@ def watch(
     def config() -> NodeConfig:
         if not folder.is_dir():
             raise NodeError("node.option", f"{str(folder)!r} is not a folder")
-        if out is not None and out.resolve().is_relative_to(folder.resolve()):
-            raise NodeError("node.option", "--out lies in the folder that is watched")
         return NodeConfig(
             aet=aet,
             watch=folder,

@@ -102,7 +102,7 @@ class NodeConfig:
     watch : Path or None
         Folder to take films from.
     remove_dropped : bool
-        Remove a file from it once the queue has it.
+        Remove a file from it once its film was read.
     settle_seconds : float
         A file there must stand still so long before it is taken.
     forward : tuple of Peer
@@ -136,7 +136,7 @@ class NodeConfig:
     retry_seconds, retry_cap_seconds : float
         First and longest wait before results are sent again.
     give_up_seconds : float
-        Results that nobody took for so long are undeliverable.
+        Results that nobody took while the node ran for so long are undeliverable.
     grace_seconds : float
         At a stop associations may go on so long, and after them films and deliveries in hand.
     keep : int
@@ -188,6 +188,9 @@ class NodeConfig:
                 raise NodeError("node.option", f"the profile {self.profile} shows no location, so no {name}")
         if not self.forward and self.out is None:
             raise NodeError("node.option", "results have nowhere to go: name --forward or --out")
+        if self.out is not None and not _is_utf8(self.out):
+            raise NodeError("node.option", "the name of --out is not UTF-8")
+        self._check_watched()
         if self.forward_tls and self.tls is None:
             raise NodeError("node.option", "--forward-tls needs --tls-cert and --tls-key")
         if len({peer.name for peer in self.forward}) < len(self.forward):
@@ -200,10 +203,30 @@ class NodeConfig:
             if not 0 < getattr(self, name) <= threading.TIMEOUT_MAX:
                 raise NodeError("node.option", f"{name} must be above 0, and no more than can be waited")
 
+    def _check_watched(self) -> None:
+        """Refuse to take for films what the node itself writes, and to keep the queue where a unit drops films."""
+        if self.watch is None:
+            return
+        watched, spool = self.watch.resolve(), self.spool.resolve()
+        if spool.is_relative_to(watched):
+            raise NodeError("node.option", "--spool lies in the folder that is watched")
+        if watched.is_relative_to(spool):
+            raise NodeError("node.option", "the folder that is watched lies in --spool")
+        if self.out is not None and self.out.resolve().is_relative_to(watched):
+            raise NodeError("node.option", "--out lies in the folder that is watched")
+
     @property
     def destinations(self) -> tuple[str, ...]:
         """Names of the destinations, as the queue keeps them."""
         return (*(peer.name for peer in self.forward), *(() if self.out is None else (f"folder:{self.out}",)))
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_aet(aet: str) -> str:

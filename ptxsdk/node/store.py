@@ -465,24 +465,26 @@ class Store:
 
     # --- dropped files ------------------------------------------------------------------------------------------------
 
-    def seen(self, path: str) -> str | None:
-        """Return the stamp (size and time) under which a dropped file was taken."""
+    def seen(self, path: str | bytes) -> str | None:
+        """Return the stamp under which a dropped file was taken; what it says is the watcher's to know."""
         with self._lock:
             row = self._database.execute("SELECT stamp FROM seen WHERE path=?", (path,)).fetchone()
         return None if row is None else str(row[0])
 
-    def see(self, path: str, stamp: str) -> None:
+    def see(self, path: str | bytes, stamp: str) -> None:
         """Remember that a dropped file was taken."""
         with self._transaction():
             self._database.execute("INSERT OR REPLACE INTO seen (path, stamp) VALUES (?,?)", (path, stamp))
 
-    def forget_unseen(self, present: set[str]) -> None:
-        """Forget dropped files that are no longer there."""
+    def all_seen(self) -> list[str | bytes]:
+        """Return the dropped files that are remembered."""
         with self._lock:
-            gone = [path for (path,) in self._database.execute("SELECT path FROM seen") if path not in present]
-        if gone:
-            with self._transaction():
-                self._database.executemany("DELETE FROM seen WHERE path=?", [(path,) for path in gone])
+            return [path for (path,) in self._database.execute("SELECT path FROM seen")]
+
+    def forget(self, paths: Sequence[str | bytes]) -> None:
+        """Forget dropped files."""
+        with self._transaction():
+            self._database.executemany("DELETE FROM seen WHERE path=?", [(path,) for path in paths])
 
     # --- keeping house ------------------------------------------------------------------------------------------------
 

@@ -1,17 +1,21 @@
 """Watcher: takes DICOM files that a unit drops into a folder.
 
 The folder is looked through again and again, which works on network shares too.  A file is taken when its size and
-time have stood still; names that begin with a dot or end as unfinished transfers do are left alone.  Files stay where
-they are, unless they are to be removed once the queue has them.
+time have stood still; names that begin with a dot or end as unfinished transfers do are left alone.  A file that has
+changed since is taken again.  Files stay where they are, unless they are to be removed: then a file goes once its film
+was read as far as its pixels, and only while it is the very file that was read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
+import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ptxsdk.errors import InputError, WriterError
@@ -21,6 +25,9 @@ from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import Store
 
 UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload", ".partial")
+
+Stamp = list[str]
+"""Of a file: size and time, which say whether it changed, then device and inode, which say whether it is the same."""
 
 
 class Watcher(threading.Thread):
@@ -35,9 +42,14 @@ class Watcher(threading.Thread):
     store, metrics, stopping
         Of the node.
     remove : bool
-        Remove a file once it is in the queue.
+        Remove a file once its film was read.
     settle_seconds : float
         A file must stand still so long.
+
+    Attributes
+    ----------
+    readable : bool
+        It was looked through, the last time.
     """
 
     def __init__(
@@ -55,8 +67,8 @@ class Watcher(threading.Thread):
         self._folder, self._max_bytes = folder, max_bytes
         self._store, self._metrics, self._stopping = store, metrics, stopping
         self._remove, self._settle = remove, settle_seconds
-        self._still: dict[str, tuple[str, float]] = {}
-        self._unreadable: dict[str, str] = {}
+        self._still: dict[str, tuple[Stamp, float]] = {}
+        self._troubled: set[str] = set()
         self.readable = True
 
     def run(self) -> None:
@@ -64,68 +76,139 @@ class Watcher(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self.look()
-            except (OSError, sqlite3.Error):  # the folder is away, or the disk is full: look again
+            except Exception:  # the disk is full, or there is no memory: look again
+                self.readable = False
                 logging.getLogger("ptxsdk.node").exception("watch_trouble")
             self._stopping.wait(self._settle / 2)
 
     def look(self) -> None:
         """Look through the folder once."""
         present: set[str] = set()
-        self.readable = self._folder.is_dir()
-        if not self.readable:  # a share that is away: what is known of its files stays known
-            return
-        for path in sorted(self._folder.rglob("*")):
-            if self._stopping.is_set():
+        unknown: list[str] = []  # what begins so cannot be seen now, and stays known
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            with self._alone(folder, unknown):
+                for entry in self._entries(folder):
+                    if self._stopping.is_set():
+                        return
+                    name = folder + entry.name
+                    with self._alone(name, unknown):
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{name}/")
+                        elif entry.is_file(follow_symlinks=False):
+                            present.add(name)
+                            self._consider(name)
+            if "" in unknown:  # a share that is away
+                self.readable = False
                 return
-            relative = path.relative_to(self._folder)
-            hidden = any(part.startswith(".") for part in relative.parts)
-            if hidden or path.name == "DICOMDIR" or path.suffix.lower() in UNFINISHED or path.is_symlink():
-                continue
-            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                if path.is_file():
-                    present.add(str(relative))
-                    self._consider(path, str(relative))
         self._still = {name: entry for name, entry in self._still.items() if name in present}
-        self._store.forget_unseen(present)
+        self._troubled &= set(unknown)
+        seen = ((key, os.fsdecode(key)) for key in self._store.all_seen())
+        gone = [key for key, name in seen if name not in present and not name.startswith(tuple(unknown))]
+        if gone:
+            self._store.forget(gone)
+        self.readable = True
 
-    def _consider(self, path: Path, name: str) -> None:
-        status = path.stat()
-        stamp = f"{status.st_size} {status.st_mtime_ns}"
-        if stamp in (self._unreadable.get(name), self._store.seen(name)):
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """Return what lies in a folder and is not to be left alone."""
+        with os.scandir(self._folder / folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        return [
+            entry
+            for entry in entries
+            if not entry.name.startswith(".")
+            and entry.name != "DICOMDIR"
+            and Path(entry.name).suffix.lower() not in UNFINISHED
+        ]
+
+    @contextlib.contextmanager
+    def _alone(self, name: str, unknown: list[str]) -> Iterator[None]:
+        """Let what is wrong with one path hold up no other; it is logged once, until it is well again."""
+        try:
+            yield
+        except sqlite3.Error:  # not the path's trouble
+            raise
+        except Exception as trouble:
+            if name and isinstance(trouble, FileNotFoundError):  # gone since it was listed
+                return
+            unknown.append(name)
+            if name not in self._troubled:
+                self._troubled.add(name)
+                self._metrics.add("ptxsdk_received_total", outcome="unreadable")
+                logging.getLogger("ptxsdk.node").exception("watch_trouble")
+
+    def _consider(self, name: str) -> None:
+        path, key = self._folder / name, _key(name)
+        stamp = _stamp(path.lstat())
+        seen = (self._store.seen(key) or "").split()
+        if seen[:2] == stamp[:2] and not (self._remove and len(seen) > len(stamp)):
             return
-        known, since = self._still.get(name, ("", 0.0))
+        if seen[:4] == stamp:  # what was read from it is in the queue
+            if self._was_read(seen[4]):
+                path.unlink()
+            return
+        known, since = self._still.get(name, ([], 0.0))
         if known != stamp:
             self._still[name] = stamp, time.monotonic()
             return
         if time.monotonic() - since < self._settle:
             return
-        outcome, token = self._take(path, status.st_size)
-        if outcome == "no_room":
+        outcome, token, size = self._take(path, stamp)
+        if outcome in ("", "no_room"):
             return  # it is looked at again
         self._metrics.add("ptxsdk_received_total", outcome=outcome)
-        log("received", film=token, outcome=outcome, bytes=status.st_size, aet="folder")
-        if outcome == "unreadable":
-            self._unreadable[name] = stamp  # until it changes, or the next start
-            return
-        self._store.see(name, stamp)
+        log("received", film=token, outcome=outcome, bytes=size, aet="folder")
+        if outcome in ("new", "again", "duplicate"):
+            stamp = [*stamp, token]
+        self._store.see(key, " ".join(stamp))
         del self._still[name]
-        if self._remove and outcome in ("new", "again", "duplicate"):
-            path.unlink()
 
-    def _take(self, path: Path, size: int) -> tuple[str, str]:
-        if size > self._max_bytes:
-            return "too_large", ""
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return "unreadable", ""
+    def _was_read(self, token: str) -> bool:
+        """Say whether a film was read as far as its pixels; a file that was cut short never is."""
+        film = self._store.find(token)
+        return film is not None and (film.state in ("scored", "done", "refused") or film.code == "node.undeliverable")
+
+    def _take(self, path: Path, stamp: Stamp) -> tuple[str, str, int]:
+        """Return what became of a file, its film's token, and its size; nothing where it changed meanwhile."""
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as stream:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or _stamp(status) != stamp:
+                return "", "", 0
+            if status.st_size > self._max_bytes:
+                return "too_large", "", status.st_size
+            content = stream.read(status.st_size + 1)
+            if len(content) != status.st_size or _stamp(os.fstat(handle)) != stamp:
+                return "", "", 0
+        outcome, token = self._put(content)
+        return outcome, token, len(content)
+
+    def _put(self, content: bytes) -> tuple[str, str]:
         if content[128:132] != b"DICM":
             return "not_understood", ""
         try:
-            return self._store.put(content, instance_uid(content), "folder")
+            outcome, token = self._store.put(content, instance_uid(content), "folder")
         except InputError as error:
             log("not_understood", level=logging.WARNING, code=error.code)
             return "not_understood", ""
         except WriterError as error:
             log("no_room", level=logging.ERROR, code=error.code)
             return "no_room", ""
+        film = self._store.find(token)
+        if outcome == "conflict" and film is not None and film.state == "received":
+            return "", ""  # this one may be the whole of it, and the other the half: wait until that was read
+        return outcome, token
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return [str(value) for value in (status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino)]
+
+
+def _key(name: str) -> str | bytes:
+    """Return what the store knows a file by: its name, or the bytes of one that is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from made import make_chest
 from node_process import FLAGGED, Node, dx, encoded, film_files, wait_for
 from typer.testing import CliRunner
 
+from ptxsdk import readers
 from ptxsdk.cli import app
+from ptxsdk.errors import PtxsdkError
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import Store
-from ptxsdk.node.watcher import Watcher
+from ptxsdk.node.watcher import Watcher, _stamp
 
 
 @pytest.fixture
 def dropped(tmp_path):
     folder = tmp_path / "dropped"
     folder.mkdir()
-    return folder
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)  # Python's own gives up where it is deep
 
 
 def watch(engine_file, tmp_path, dropped, *arguments):
@@ -134,17 +141,15 @@ def test_other_files_are_not_taken_and_stop_nothing(engine_file, tmp_path, dropp
 
 
 def test_a_file_that_cannot_be_read_holds_up_no_other(tmp_path, dropped, monkeypatch):
-    import threading
-
     first, second = film_files(dropped, 2, 70)
-    read = type(first).read_bytes
+    real = os.open
 
-    def refuse(path):
+    def refuse(path, *arguments):
         if path == first:
             raise PermissionError
-        return read(path)
+        return real(path, *arguments)
 
-    monkeypatch.setattr(type(first), "read_bytes", refuse)
+    monkeypatch.setattr("ptxsdk.node.watcher.os.open", refuse)
     store, metrics = Store(tmp_path / "spool"), Metrics()
     watcher = Watcher(dropped, 1 << 30, store, metrics, threading.Event(), settle_seconds=0)
     for _ in range(4):
@@ -161,8 +166,176 @@ def test_remove_takes_files_away_once_the_queue_has_them(engine_file, tmp_path, 
     with watch(engine_file, tmp_path, dropped, "--remove") as node:
         node.wait_done(2, 30)
         wait_for(lambda: node.events("received", outcome="not_understood"), 20)
+        wait_for(lambda: [path.name for path in dropped.iterdir()] == ["broken.dcm"], 20)
         assert node.stop() == 0
-    assert [path.name for path in dropped.iterdir()] == ["broken.dcm"]
+
+
+@pytest.fixture
+def queue(tmp_path):
+    made = Store(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+def watcher(dropped, store, **options):
+    return Watcher(dropped, 1 << 30, store, Metrics(), threading.Event(), settle_seconds=0, **options)
+
+
+def look(watcher, times=3):
+    for _ in range(times):
+        watcher.look()
+
+
+def score(store):
+    """What a worker does with the next film: it fails what is cut short."""
+    film = store.claim()
+    try:
+        readers.read(store.read(film))
+    except PtxsdkError as error:
+        store.end(film, error)
+    else:
+        store.finish(film, {"flagged": True}, {"sr.dcm": b""}, ["folder:x"])
+    store.let_go(film)
+
+
+@pytest.mark.requirement("R-NODE-1")
+def test_remove_leaves_a_film_whose_writer_stalls_until_it_is_whole(dropped, queue):
+    content, path = encoded(dx(number=5)), dropped / "film.dcm"
+    path.write_bytes(content[: len(content) // 2])
+    seeing = watcher(dropped, queue, remove=True)
+    look(seeing)
+    assert queue.counts()["received"] == 1
+    with path.open("ab") as slow:
+        slow.write(content[len(content) // 2 :])
+    look(seeing)
+    assert queue.counts()["received"] == 1  # the other half waits for what becomes of the first
+    score(queue)
+    assert queue.counts()["failed"] == 1
+    look(seeing)
+    assert queue.counts()["received"] == 1
+    assert path.exists()
+    score(queue)
+    look(seeing)
+    assert queue.counts()["scored"] == 1
+    assert not path.exists()
+
+
+def test_remove_leaves_a_film_that_could_not_be_read(dropped, queue):
+    content, path = encoded(dx(number=6)), dropped / "film.dcm"
+    path.write_bytes(content[: len(content) // 2])
+    seeing = watcher(dropped, queue, remove=True)
+    look(seeing)
+    score(queue)
+    look(watcher(dropped, queue, remove=True))  # nor does the next start take it again
+    assert queue.counts()["failed"] == 1
+    assert path.exists()
+
+
+@pytest.mark.requirement("R-NODE-1")
+@pytest.mark.parametrize("moment", ["while it is put", "while it is scored"])
+def test_remove_leaves_the_next_film_of_the_same_name(dropped, queue, monkeypatch, moment):
+    path, part = dropped / "export.dcm", dropped / "next.part"
+    path.write_bytes(encoded(dx(number=1)))
+    part.write_bytes(encoded(dx(number=2)))
+    assert part.stat().st_size == path.stat().st_size
+    os.utime(part, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    put = queue.put
+
+    def put_and_replace(*arguments):
+        found = put(*arguments)
+        if part.exists():
+            part.replace(path)
+        return found
+
+    if moment == "while it is put":
+        monkeypatch.setattr(queue, "put", put_and_replace)
+    seeing = watcher(dropped, queue, remove=True)
+    look(seeing, 2)
+    if part.exists():
+        part.replace(path)
+    score(queue)
+    look(seeing)
+    assert path.exists()
+    score(queue)
+    look(seeing)
+    assert queue.counts()["scored"] == 2
+    assert not path.exists()
+
+
+def test_a_pipe_or_link_in_place_of_a_file_holds_up_nothing(dropped, queue):
+    path, secret = dropped / "film.dcm", dropped / ".film"
+    secret.write_bytes(encoded(dx(number=3)))
+    os.mkfifo(dropped / ".pipe")
+    seeing = watcher(dropped, queue)
+    for make in (lambda: path.symlink_to(secret), lambda: (dropped / ".pipe").rename(path)):
+        path.write_bytes(b"x")
+        stamp = _stamp(path.lstat())
+        path.unlink()
+        make()
+        with contextlib.suppress(OSError):
+            assert seeing._take(path, stamp)[0] == ""
+        path.unlink()
+    assert queue.counts()["received"] == 0
+
+
+def test_names_and_folders_that_are_not_to_be_had_hold_up_no_others(dropped, queue, caplog):
+    odd = Path(os.fsdecode(os.fsencode(dropped) + b"/M\xfcller.dcm"))
+    odd.write_bytes(encoded(dx(number=1)))
+    (dropped / "deep").mkdir()
+    start = os.open(".", os.O_RDONLY)
+    try:
+        for name, depth in (("0", 1100), ("0" * 200, 25)):
+            os.chdir(dropped / "deep")
+            for _ in range(depth):
+                Path(name).mkdir()
+                os.chdir(name)
+            Path("film.dcm").write_bytes(encoded(dx(number=depth)))
+    finally:
+        os.fchdir(start)
+        os.close(start)
+    film_files(dropped, 1, 80)
+    seeing = watcher(dropped, queue)
+    look(seeing, 4)
+    assert seeing.readable
+    assert queue.counts()["received"] == 3  # but for the one of more than 4096 characters
+    assert [record.getMessage() for record in caplog.records].count("watch_trouble") == 1  # said once
+    odd.unlink()
+    look(seeing)
+    assert len(queue.all_seen()) == 2
+
+
+def test_a_folder_that_cannot_be_entered_holds_up_no_other(dropped, queue, monkeypatch):
+    (dropped / "a").mkdir()
+    film_files(dropped / "a", 1, 81)
+    film_files(dropped, 1, 82)
+    seeing = watcher(dropped, queue)
+    look(seeing)
+    scan = os.scandir
+
+    def closed(path):
+        if Path(path).name == "a":
+            raise PermissionError
+        return scan(path)
+
+    monkeypatch.setattr("ptxsdk.node.watcher.os.scandir", closed)
+    film_files(dropped, 1, 83)
+    look(seeing)
+    assert seeing.readable
+    assert queue.counts()["received"] == 3
+    assert len(queue.all_seen()) == 3  # what is in there stays known
+
+
+def test_what_no_check_foresaw_does_not_end_the_watcher(dropped, queue, monkeypatch):
+    film_files(dropped, 1, 84)
+    seeing = watcher(dropped, queue)
+    monkeypatch.setattr(queue, "all_seen", lambda: 1 / 0)
+    seeing._settle = 0.1
+    seeing.start()
+    wait_for(lambda: not seeing.readable, 20)
+    monkeypatch.undo()
+    wait_for(lambda: seeing.readable, 20)
+    seeing._stopping.set()
+    seeing.join(10)
 
 
 def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
@@ -184,6 +357,9 @@ def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
     [
         ("watch", "{0}/none", "--out", "{0}/o"),
         ("watch", "{0}", "--out", "{0}/o"),
+        ("watch", "{0}", "--out", "{0}_out"),  # the spool is in there
+        ("watch", "{0}/s/dropped", "--out", "{0}_out"),
+        ("node", "--port", "0", "--out", "\udcfcber"),
         ("watch", "{0}"),
         ("node", "--port", "0", "--forward", "PACS@host"),
         ("node", "--port", "0", "--forward", "PACS@host:0"),
@@ -199,6 +375,7 @@ def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
     ],
 )
 def test_mistakes_are_said_before_anything_starts(engine_file, tmp_path, arguments):
+    (tmp_path / "s" / "dropped").mkdir(parents=True)
     command, *rest = (argument.format(tmp_path) for argument in arguments)
     run = CliRunner().invoke(app, [command, *rest, "--spool", str(tmp_path / "s"), "--engine", str(engine_file)])
     assert run.exit_code == 2
