@@ -65,7 +65,7 @@ class Sender(threading.Thread, ABC):
         while not self._stopping.is_set():
             version = self._store.version
             try:
-                films = self._store.due(self.destination, _BATCH)
+                films = self._store.due(self.destination, _BATCH, self._config.retry_cap_seconds)
                 if not films:
                     self._store.wait(version, 1.0)
                     continue
@@ -128,8 +128,14 @@ class Sender(threading.Thread, ABC):
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many nodes do not call at once
 
     def _files(self, film: Film) -> list[Path]:
-        """Return the film's results; first the picture, which every viewer shows."""
-        return sorted(self._store.result_path(film.token).iterdir(), key=lambda path: DICOM.index(path.stem))
+        """Return the film's results, all of them; first the picture, which every viewer shows."""
+        folder = self._store.result_path(film.token)
+        paths = [folder / name for name in film.objects]
+        paths = paths or [*folder.iterdir()]  # an older version did not note what it made
+        paths.sort(key=lambda path: DICOM.index(path.stem))
+        if not paths or not all(path.is_file() for path in paths):
+            raise Refused("a result is missing in the spool")
+        return paths
 
 
 class DicomSender(Sender):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -55,6 +56,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self._stopping = threading.Event()
+        self._started = self._tidied = time.monotonic()
         self.store = Store(config.spool, reserve=config.reserve_bytes)
         self.listener: Listener | None = None
         self.web: Web | None = None
@@ -138,12 +140,16 @@ class Service:
 
     def tidy(self) -> None:
         """Keep house: give up what is too old, remove what is done with."""
-        now = time.time()
+        now, before = time.monotonic(), self._tidied
+        self._tidied = now
+        tried = now - self._started > self.config.retry_cap_seconds  # also after this start
         try:
-            for token, destination in self.store.give_up(now - self.config.give_up_seconds):
+            for token, destination in self.store.give_up(
+                now - before, self.config.give_up_seconds if tried else math.inf
+            ):
                 self.metrics.add("ptxsdk_deliveries_total", destination=destination, outcome="given_up")
                 log("given_up", level=logging.ERROR, film=token, destination=destination, code="node.undeliverable")
-            self.store.tidy(keep=self.config.keep, forget_before=now - self.config.forget_seconds)
+            self.store.tidy(keep=self.config.keep, forget_before=time.time() - self.config.forget_seconds)
         except (sqlite3.Error, OSError):
             logging.getLogger("ptxsdk.node").exception("tidy_trouble")
 
@@ -179,7 +185,9 @@ class Service:
             "watcher": self._watcher is None or (self._watcher.is_alive() and self._watcher.readable),
             "workers": all(worker.is_alive() for worker in self._workers),
             "senders": all(sender.is_alive() for sender in self._senders),
-            "disk": shutil.disk_usage(self.config.spool).free >= self.config.reserve_bytes,
+            "disk": shutil.disk_usage(self.config.spool).free >= self.config.reserve_bytes
+            and not self.store.holds("writer"),
+            "audit": not self.store.holds("audit"),
             "running": not self._stopping.is_set(),
         }
         well = all(parts.values())

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from ptxsdk.errors import NodeError, PtxsdkError, WriterError
 from ptxsdk.files import write_file
 
-FORMAT = 1
+FORMAT = 2
 MAX_ATTEMPTS = 3
 
 State = Literal["received", "scored", "done", "refused", "failed"]
@@ -50,6 +51,7 @@ CREATE TABLE films (
   code TEXT NOT NULL DEFAULT '',
   message TEXT NOT NULL DEFAULT '',
   result TEXT NOT NULL DEFAULT '',
+  objects TEXT NOT NULL DEFAULT '',
   files INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX films_by_state ON films (state, id);
@@ -59,6 +61,7 @@ CREATE TABLE deliveries (
   state TEXT NOT NULL DEFAULT 'waiting',
   attempts INTEGER NOT NULL DEFAULT 0,
   next_try REAL NOT NULL DEFAULT 0,
+  waited REAL NOT NULL DEFAULT 0,
   PRIMARY KEY (film, destination)
 );
 CREATE INDEX deliveries_due ON deliveries (destination, state, next_try);
@@ -66,6 +69,10 @@ CREATE TABLE seen (
   path TEXT PRIMARY KEY,
   stamp TEXT NOT NULL
 );
+"""
+_FROM_1 = """
+ALTER TABLE films ADD COLUMN objects TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN waited REAL NOT NULL DEFAULT 0;
 """
 
 
@@ -93,6 +100,8 @@ class Film:
         Of the error, for ``refused`` and ``failed``.
     result : dict or None
         The detection, as in ``Detection.to_dict``.
+    objects : tuple of str
+        Names of the files that its results consist of.
     files : bool
         Whether its files are still in the spool.
     """
@@ -108,12 +117,13 @@ class Film:
     code: str
     message: str
     result: dict[str, Any] | None
+    objects: tuple[str, ...]
     files: bool
 
 
 _COLUMNS = (
     "films.id, token, sop_instance_uid, source, received, finished, films.state, films.attempts, code, message, "
-    "result, files"
+    "result, objects, files"
 )
 
 
@@ -142,6 +152,7 @@ class Store:
         self._changed = threading.Condition(self._lock)
         self._version = 0
         self._claimed: set[int] = set()
+        self._held: dict[int, tuple[float, str]] = {}  # until when, by `time.monotonic`, and why
         self._films, self._results = folder / "films", folder / "results"
         self._guard: int | None = None
         try:
@@ -262,23 +273,32 @@ class Store:
     # --- films are scored ---------------------------------------------------------------------------------------------
 
     def claim(self) -> Film | None:
-        """Return the oldest film that nobody scores yet, None where there is none.
+        """Return the oldest film that nobody scores and that is not held back, None where there is none.
 
         The attempt is counted on the disk first: a film that takes the process down is tried `MAX_ATTEMPTS` times.
         """
         with self._lock:
-            films = self._select("state='received' ORDER BY id LIMIT ?", (len(self._claimed) + 1,))
-            film = next((film for film in films if film.id not in self._claimed), None)
+            now = time.monotonic()
+            passed = self._claimed | {film for film, (until, _) in self._held.items() if until > now}
+            films = self._select("state='received' ORDER BY id LIMIT ?", (len(passed) + 1,))
+            film = next((film for film in films if film.id not in passed), None)
             if film is not None:
                 with self._transaction():
                     self._database.execute("UPDATE films SET attempts=attempts+1 WHERE id=?", (film.id,))
                 self._claimed.add(film.id)
             return film
 
-    def give_back(self, film: Film) -> None:
-        """Take a claimed film's attempt back: it was not the film's fault."""
+    def give_back(self, film: Film, code: str, seconds: float = 0.0) -> None:
+        """Take a claimed film's attempt back, which was not the film's fault, and let others go ahead for so long."""
+        with self._lock:
+            self._held[film.id] = time.monotonic() + seconds, code
         with self._transaction():
             self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
+
+    def holds(self, kind: str) -> bool:
+        """Say whether a film waits that was given back by a code of this kind, "audit", and got no further since."""
+        with self._lock:
+            return any(code.startswith(f"{kind}.") for _, code in self._held.values())
 
     def let_go(self, film: Film) -> None:
         """Let others claim the film, if anything is left to be done with it."""
@@ -322,13 +342,14 @@ class Store:
             _flush_folder(self._results)
             with self._transaction():
                 self._database.execute(
-                    "UPDATE films SET state='scored', result=?, code='', message='' WHERE id=?",
-                    (json.dumps(result, allow_nan=False), film.id),
+                    "UPDATE films SET state='scored', result=?, objects=?, code='', message='' WHERE id=?",
+                    (json.dumps(result, allow_nan=False), " ".join(objects), film.id),
                 )
                 self._database.executemany(
                     "INSERT INTO deliveries (film, destination) VALUES (?,?)",
                     [(film.id, name) for name in destinations],
                 )
+                self._held.pop(film.id, None)
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WriterError("writer.failed", f"results cannot be kept: {error}") from error
@@ -340,20 +361,26 @@ class Store:
         state = "refused" if error.code.startswith("gate.") else "failed"
         with self._transaction():
             self._database.execute(
-                "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=?",
+                "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=? AND state='received'",
                 (state, error.code, error.message, time.time(), film.id),
             )
+            self._held.pop(film.id, None)
 
     # --- results go out -----------------------------------------------------------------------------------------------
 
-    def due(self, destination: str, limit: int = 1) -> list[Film]:
-        """Return films whose results `destination` should get now, those first that have waited longest."""
+    def due(self, destination: str, limit: int = 1, longest: float = math.inf) -> list[Film]:
+        """Return films whose results `destination` should get now, those first that have waited longest.
+
+        No wait is longer than `longest`: what would be was written down before the clock was set back.
+        """
         columns = _COLUMNS.replace("films.attempts", "deliveries.attempts")
+        now = time.time()
         with self._lock:
             rows = self._database.execute(
                 f"SELECT {columns} FROM deliveries JOIN films ON films.id=film "  # noqa: S608 - constants
-                "WHERE destination=? AND deliveries.state='waiting' AND next_try<=? ORDER BY next_try, film LIMIT ?",
-                (destination, time.time(), limit),
+                "WHERE destination=? AND deliveries.state='waiting' AND (next_try<=? OR next_try>?) "
+                "ORDER BY next_try, film LIMIT ?",
+                (destination, now, now + longest, limit),
             ).fetchall()
         return [_film(row) for row in rows]
 
@@ -371,13 +398,22 @@ class Store:
                 (time.time() + seconds, film.id, destination),
             )
 
-    def give_up(self, older_than: float) -> list[tuple[str, str]]:
-        """Give up deliveries of films received before `older_than`; return their tokens and destinations."""
+    def give_up(self, elapsed: float, longest: float) -> list[tuple[str, str]]:
+        """Note that deliveries have waited `elapsed` seconds more, and give up those beyond `longest`.
+
+        Waiting is counted while a node is there to deliver, and not taken from the clock, which may be set.
+
+        Returns
+        -------
+        list of tuple
+            Token and destination of each that was given up.
+        """
         with self._transaction():
+            self._database.execute("UPDATE deliveries SET waited=waited+? WHERE state='waiting'", (elapsed,))
             rows = self._database.execute(
                 "SELECT films.id, token, destination FROM deliveries JOIN films ON films.id=film "
-                "WHERE deliveries.state='waiting' AND received<?",
-                (older_than,),
+                "WHERE deliveries.state='waiting' AND waited>?",
+                (longest,),
             ).fetchall()
             for identity, _, destination in rows:
                 self._settle(identity, destination, "failed")
@@ -540,11 +576,13 @@ def _prepare(database: sqlite3.Connection, *, readonly: bool) -> None:
         database.execute(f"PRAGMA {pragma}")
     if version == 0:
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+    elif version == 1:
+        database.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={FORMAT}; COMMIT;")
 
 
 def _film(row: Sequence[Any]) -> Film:
-    result = json.loads(row[-2]) if row[-2] else None
-    fields = [*row[:-2], result, bool(row[-1])]
+    *fields, result, objects, files = row
+    fields += [json.loads(result) if result else None, tuple(objects.split()), bool(files)]
     return Film(*fields)
 
 

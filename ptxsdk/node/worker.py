@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import sqlite3
 import threading
 import time
 from datetime import datetime
@@ -18,6 +17,7 @@ from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import MAX_ATTEMPTS, Film, Store
 
 _PAUSE = 2.0
+_BEHIND = 20.0  # for so long the others go ahead of a film that was given back
 _SEED = "node"
 
 
@@ -66,34 +66,23 @@ class Worker(threading.Thread):
                         self._work(film)
                     finally:
                         self._store.let_go(film)
-                except (sqlite3.Error, OSError, PtxsdkError):  # a full or broken disk: the film is still in the queue
+                except Exception:  # a full or broken disk, no memory: the film is still in the queue
                     logging.getLogger("ptxsdk.node").exception("queue_trouble")
                     self._stopping.wait(_PAUSE)
 
     def _work(self, film: Film) -> None:
         started = time.monotonic()
-        error: PtxsdkError | None = None
-        try:
-            result, objects = self._score(film)
-        except PtxsdkError as found:
-            error = found
-        except MemoryError:
-            error = InputError("input.too_large", "there is not enough memory for this film")
-        except Exception as unexpected:  # a defect of ours must not stop the other films
-            logging.getLogger("ptxsdk.node").exception("unexpected")
-            error = DetectorError("detector.internal", f"unexpected {type(unexpected).__name__}")
+        error = self._try(film, started)
         seconds = time.monotonic() - started
         self._metrics.add("ptxsdk_scoring_seconds_total", seconds)
         if error is None:
-            self._keep(film, result, objects, seconds)
-        elif isinstance(error, AuditError):  # no result without its record: the film waits in the queue until there is
-            log("no_audit", level=logging.ERROR, film=film.token, code=error.code)
-            self._store.give_back(film)
-            self._stopping.wait(_PAUSE)
+            return
+        if isinstance(error, AuditError):  # no result without its record: the film waits in the queue until there is
+            self._give_back(film, "no_audit", error)
         elif error.code == "detector.busy":  # a film before it was given up, and its network has not come back since
             log("hangs", level=logging.ERROR, film=film.token, code=error.code)
             self.hangs = True
-            self._store.give_back(film)
+            self._store.give_back(film, error.code)
         elif _may_pass(error) and film.attempts + 1 < MAX_ATTEMPTS:
             log("retry", level=logging.WARNING, film=film.token, code=error.code)
             self._stopping.wait(_PAUSE)
@@ -103,14 +92,32 @@ class Worker(threading.Thread):
             self._metrics.add("ptxsdk_films_total", outcome=outcome, code=error.code)
             log(outcome, level=logging.WARNING, film=film.token, code=error.code, seconds=round(seconds, 4))
 
-    def _keep(self, film: Film, result: dict[str, Any], objects: dict[str, bytes], seconds: float) -> None:
+    def _try(self, film: Film, started: float) -> PtxsdkError | None:
+        """Score a film and keep its results; return why there are none."""
+        try:
+            self._keep(film, *self._score(film), started)
+        except PtxsdkError as error:
+            return error
+        except MemoryError:
+            return InputError("input.too_large", "there is not enough memory for this film")
+        except Exception as unexpected:  # a defect of ours must not stop the other films
+            logging.getLogger("ptxsdk.node").exception("unexpected")
+            return DetectorError("detector.internal", f"unexpected {type(unexpected).__name__}")
+        return None
+
+    def _give_back(self, film: Film, event: str, error: PtxsdkError) -> None:
+        """Leave a film in the queue, behind the others: what it lacks they may do without."""
+        log(event, level=logging.ERROR, film=film.token, code=error.code)
+        self._store.give_back(film, error.code, _BEHIND)
+        self._stopping.wait(_PAUSE)
+
+    def _keep(self, film: Film, result: dict[str, Any], objects: dict[str, bytes], started: float) -> None:
         try:
             self._store.finish(film, result, objects, self._config.destinations)
         except WriterError as error:  # no room: the film waits in the queue until there is
-            log("no_room", level=logging.ERROR, film=film.token, code=error.code)
-            self._store.give_back(film)
-            self._stopping.wait(_PAUSE)
+            self._give_back(film, "no_room", error)
             return
+        seconds = time.monotonic() - started
         outcome = "flagged" if result["flagged"] else "not_flagged"
         self._metrics.add("ptxsdk_films_total", outcome=outcome, code="")
         log("scored", film=film.token, outcome=outcome, objects=sorted(objects), seconds=round(seconds, 4))
@@ -135,8 +142,9 @@ class Worker(threading.Thread):
 
 
 def _may_pass(error: PtxsdkError) -> bool:
-    """Say whether the next try may go better."""
-    return isinstance(error, BackendError) or error.code == "detector.timeout"
+    """Say whether the next try may go better: there may be memory, threads or a helper process again."""
+    passing = ("input.decoder", "input.timeout", "input.too_large")
+    return isinstance(error, (BackendError, DetectorError)) or error.code in passing
 
 
 def _encoded(dataset: Any) -> bytes:

@@ -155,7 +155,7 @@ def test_attempts_given_back_do_not_count(folder):
     store.put(b"film", "1.2", "AET")
     for _ in range(2 * MAX_ATTEMPTS):
         film = store.claim()
-        store.give_back(film)
+        store.give_back(film, "audit.failed")
         store.let_go(film)
     store.close()
     store = Store(folder)
@@ -172,11 +172,58 @@ def test_deliveries_wait_and_are_given_up(store):
     store.postpone(film, DESTINATIONS[0], -1)
     assert store.due(DESTINATIONS[0])[0].attempts == 2
     store.delivered(film, DESTINATIONS[1])
-    assert store.give_up(time.time() - 3600) == []
-    assert store.give_up(time.time() + 1) == [(film.token, DESTINATIONS[0])]
+    assert store.give_up(3600, 3600) == []
+    assert store.give_up(1, 3600) == [(film.token, DESTINATIONS[0])]
     assert (store.find(film.token).state, store.find(film.token).code) == ("failed", "node.undeliverable")
     store.tidy(keep=0, forget_before=0)
     assert store.result_path(film.token).exists()  # somebody may still want them
+
+
+def test_a_film_given_back_lets_the_others_go_ahead(store):
+    for number in range(3):
+        store.put(b"film", f"1.{number}", "AET")
+    first = store.claim()
+    store.give_back(first, "audit.failed", 0.2)
+    store.let_go(first)
+    assert store.holds("audit")
+    assert not store.holds("writer")
+    assert [store.claim().sop_instance_uid for _ in range(2)] == ["1.1", "1.2"]
+    assert store.claim() is None
+    time.sleep(0.25)
+    assert store.claim().sop_instance_uid == "1.0"
+    assert store.holds("audit")  # until it gets further
+    store.finish(first, RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    assert not store.holds("audit")
+
+
+@pytest.mark.requirement("R-NODE-1")
+def test_a_clock_that_is_set_gives_nothing_up_and_delays_nothing(store, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("ptxsdk.node.store.time.time", lambda: clock[0])
+    store.put(b"film", "1.2", "AET")
+    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    clock[0] = 1.8e9  # from 1970 to today
+    assert store.give_up(5, 3600) == []
+    clock[0] += 86400
+    (film,) = store.due(DESTINATIONS[0], longest=300)
+    store.postpone(film, DESTINATIONS[0], 2)
+    assert not store.due(DESTINATIONS[0], longest=300)
+    clock[0] -= 86400  # a day too late, and set right
+    assert store.due(DESTINATIONS[0], longest=300)
+
+
+def test_a_spool_of_the_version_before_is_carried_on(folder):
+    store = Store(folder)
+    store.put(b"film", "1.2", "AET")
+    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    store._database.executescript(
+        "ALTER TABLE films DROP COLUMN objects; ALTER TABLE deliveries DROP COLUMN waited; PRAGMA user_version=1;"
+    )
+    store.close()
+    store = Store(folder)
+    assert store.due(DESTINATIONS[0])[0].objects == ()
+    assert store.give_up(5, 3) == [(store.recent(1)[0].token, name) for name in DESTINATIONS]
+    store.close()
 
 
 def test_tidying_keeps_the_newest_and_what_is_not_done(store, folder):

@@ -14,7 +14,7 @@ from made import make_chest
 from node_process import FLAGGED, dx, encoded, wait_for
 
 from ptxsdk import Detector
-from ptxsdk.errors import BackendError, DetectorError, NodeError, WriterError
+from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, WriterError
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.sender import FolderSender
@@ -25,6 +25,7 @@ from ptxsdk.node.worker import Worker
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     monkeypatch.setattr("ptxsdk.node.worker._PAUSE", 0.05)
+    monkeypatch.setattr("ptxsdk.node.worker._BEHIND", 0.2)
     config = NodeConfig(spool=tmp_path / "spool", out=tmp_path / "out", retry_seconds=0.05, formats=("sr",))
     made = SimpleNamespace(config=config, store=Store(config.spool), metrics=Metrics(), stopping=threading.Event())
     made.rest = (config, made.store, made.metrics, made.stopping)
@@ -102,7 +103,18 @@ def own(tiny_engine):
         yield made
 
 
-@pytest.mark.parametrize("error", [BackendError("backend.failed", "no"), DetectorError("detector.timeout", "late")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendError("backend.failed", "no"),
+        DetectorError("detector.timeout", "late"),
+        DetectorError("detector.internal", "the system gives no thread"),
+        InputError("input.decoder", "the decoding helper cannot be started"),
+        InputError("input.timeout", "the codestream was not decoded within 30 s"),
+        MemoryError(),
+        OSError(24, "Too many open files"),
+    ],
+)
 def test_what_may_pass_gets_another_try(parts, own, error):
     put(parts, 1)
     parts.start(Worker(Broken(own, error, MAX_ATTEMPTS - 1), *parts.rest))
@@ -135,6 +147,31 @@ def test_a_film_whose_record_cannot_be_kept_waits_until_it_can(parts, tiny_engin
         refusing.clear()
         wait_for(lambda: parts.store.counts()["scored"], 20)
     assert [record["event"] for record in kept] == ["start", "predict"]
+
+
+@pytest.mark.requirement("R-AUDIT-4")
+def test_films_whose_record_cannot_be_kept_do_not_hold_up_the_others(parts, tiny_engine):
+    refused = []
+
+    def sink(record):
+        if record["event"] == "predict" and record["flagged"]:
+            refused.append(record)
+            raise OSError("too long")
+
+    for number in (1, 2):
+        put(parts, number)
+    for number in (3, 4):
+        ds = dx(make_chest((512, 448)), number)
+        parts.store.put(encoded(ds), ds.SOPInstanceUID, "AET")
+    with Detector(tiny_engine, audit=sink) as detector:
+        for _ in range(2):
+            parts.start(Worker(detector.clone(), *parts.rest))
+        wait_for(lambda: parts.store.counts()["scored"] == 2, 20)
+        assert parts.store.holds("audit")
+        wait_for(lambda: len(refused) >= 2 * MAX_ATTEMPTS, 20)
+        assert parts.store.counts()["received"] == 2
+        assert all(film.attempts <= 1 for film in parts.store.recent(4))
+        parts.stopping.set()
 
 
 @pytest.mark.requirement("R-TIME-1")
@@ -172,11 +209,43 @@ def test_a_network_that_hangs_ends_the_worker_and_costs_no_film(parts, own, monk
 def test_a_defect_of_ours_fails_one_film(parts, own, error, code):
     put(parts, 1)
     put(parts, 2)
-    parts.start(Worker(Broken(own, error, 1), *parts.rest))
+    parts.start(Worker(Broken(own, error, MAX_ATTEMPTS), *parts.rest))
     wait_for(lambda: parts.store.counts()["scored"], 20)
     failed = parts.store.recent(2)[1]
     assert failed.code == code
     assert "Secret" not in failed.message
+
+
+@pytest.mark.parametrize("error", [MemoryError(), UnicodeEncodeError("utf-8", "", 0, 1, "no")])
+def test_results_that_cannot_be_kept_for_other_reasons_fail_one_film(parts, own, monkeypatch, error):
+    put(parts, 1)
+    put(parts, 2)
+    finish, failures = parts.store.finish, [1] * MAX_ATTEMPTS
+
+    def broken(*arguments):
+        if failures:
+            failures.pop()
+            raise error
+        finish(*arguments)
+
+    monkeypatch.setattr(parts.store, "finish", broken)
+    parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    assert parts.store.counts()["failed"] == 1
+
+
+def test_what_no_check_foresaw_does_not_end_the_worker(parts, own, monkeypatch):
+    put(parts, 1)
+    claim, failures = parts.store.claim, [MemoryError(), RuntimeError("no")]
+
+    def broken():
+        if failures:
+            raise failures.pop()
+        return claim()
+
+    monkeypatch.setattr(parts.store, "claim", broken)
+    parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
 
 
 def test_results_that_find_no_room_are_made_again_when_there_is(parts, own, monkeypatch):
@@ -220,6 +289,23 @@ def test_a_result_that_is_gone_holds_up_no_other(parts, own, tmp_path):
     parts.start(FolderSender(tmp_path / "out", *parts.rest))
     wait_for(lambda: parts.store.find(second.token).state == "done", 20)
     assert parts.store.find(first.token).state == "scored"
+
+
+@pytest.mark.requirement("R-NODE-1")
+def test_a_delivery_lacks_no_object(parts, own, tmp_path):
+    """Also where two of three are there."""
+    parts.config = replace(parts.config, formats=("sc", "sr"))
+    put(parts, 1)
+    parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    (film,) = parts.store.recent(1)
+    assert sorted(film.objects) == ["sc.dcm", "sr.dcm"]
+    (parts.store.result_path(film.token) / "sc.dcm").rename(tmp_path / "sc.dcm")
+    parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    wait_for(lambda: 'outcome="refused"} 1' in parts.metrics.render(), 20)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "sc.dcm").rename(parts.store.result_path(film.token) / "sc.dcm")
+    wait_for(lambda: parts.store.counts()["done"], 20)
 
 
 def test_a_database_that_cannot_be_written_leaves_the_film_in_the_queue(parts, own, monkeypatch):
