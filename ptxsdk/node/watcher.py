@@ -155,8 +155,9 @@ class Watcher(threading.Thread):
         if time.monotonic() - since < self._settle:
             return
         outcome, token, size = self._take(path, stamp)
-        if outcome in ("", "no_room"):
-            return  # it is looked at again
+        if outcome in ("", "no_room"):  # it is looked at again, though not at every turn
+            self._still[name] = stamp, time.monotonic()
+            return
         self._metrics.add("ptxsdk_received_total", outcome=outcome)
         log("received", film=token, outcome=outcome, bytes=size, aet="folder")
         if outcome in ("new", "again", "duplicate"):

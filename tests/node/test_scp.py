@@ -463,6 +463,36 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(engine_file, tmp_pat
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.requirement("R-AUDIT-4")
+def test_a_full_audit_log_is_said_and_films_wait(engine_file, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    try:
+        with Node(
+            *("--engine", engine_file, "--port", 0, "--http", 0, "--spool", tmp_path / "spool"),
+            *("--out", tmp_path / "out", "--write", "sr", "--audit", disk / "audit.jsonl"),
+        ) as node:
+            assert get(node.url("/healthz"))[0] == 200
+            with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+                while ballast.write(bytes(4096)):
+                    pass
+            sent = 0
+            while not node.events("no_audit"):  # the last page of the log takes a few more
+                sent += 1
+                assert send(node.port, dx(None, 410 + sent)) == SUCCESS
+                time.sleep(0.5)
+            assert get(node.url("/healthz"))[0] == 503
+            assert not node.health()["parts"]["audit"]
+            (disk / "ballast").unlink()
+            node.wait_done(sent, 60)
+            assert get(node.url("/healthz"))[0] == 200
+            assert node.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
