@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -77,6 +78,8 @@ NO_DEADLINE = Deadline()
 _EXIT_SECONDS = 5.0
 _working: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
 """The threads of `within`, waited for or given up, and what each sets when its work is done."""
+
+os.register_at_fork(after_in_child=_working.clear)  # none of them is in the child
 
 
 @atexit.register

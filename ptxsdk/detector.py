@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -413,12 +412,19 @@ class Detector:
         with Deadline(timeout).holding(self._lock):
             self._check_usable()
             if not self._crew:
+                fallen = self._fallen
                 try:
                     hired = self._backend.crew()
                 except BackendError as error:
-                    self._fall_back(error)
-                    hired = self._backend.crew()
+                    if error.code == "backend.out_of_memory":  # batches go to the CPU, `predict` stays where it is
+                        fallen = (self._fallback(error),)
+                        hired = self._reserve_for(error)[0].crew()
+                    else:
+                        self._fall_back(error)
+                        fallen, hired = self._fallen, self._backend.crew()
                 crew = tuple(self._twin(backend, threads=1) for backend in hired)
+                for member in crew:
+                    member._fallen = fallen  # noqa: SLF001 - of this class
                 try:
                     crew[0].self_test(vectors=1)
                 except PtxsdkError:
@@ -487,6 +493,7 @@ class Detector:
         twin.__dict__.update(self.__dict__)
         twin._lock = threading.Lock()
         twin._threads = threads
+        twin._closed = False
         twin._crew = ()
         twin._reserve = None
         twin._use(backend)
@@ -495,21 +502,23 @@ class Detector:
     def close(self) -> None:
         """Release the network; later calls raise ``detector.closed``.  Idempotent; clones live on.
 
-        A film that is being scored is waited for, up to 5 s; a network that runs longer is released when it returns.
+        Films that are being scored are waited for, up to 5 s; a network that runs longer is released when it returns.
         """
         already, self._closed = self._closed, True
         if already or os.getpid() != self._pid:  # the lock may be held for ever by a thread the fork did not copy
             return
-        if self._release(_CLOSE_SECONDS):
-            return
-        with contextlib.suppress(RuntimeError):  # no thread to be had, or the interpreter ends: the system releases all
-            threading.Thread(target=self._release, daemon=True).start()
-
-    def _release(self, seconds: float = -1) -> bool:
-        """Give the network free once no film holds it; wait for that no longer than this, and say whether it came."""
-        if not self._lock.acquire(timeout=seconds):
-            return False
+        releasing = threading.Thread(target=self._release, name="ptxsdk-close", daemon=True)
         try:
+            releasing.start()
+        except RuntimeError:  # no thread to be had, or the interpreter ends: what is in use the system releases
+            if not self._lock.locked():
+                self._release()
+        else:
+            releasing.join(_CLOSE_SECONDS)
+
+    def _release(self) -> None:
+        """Give the network free once no film holds it."""
+        with self._lock:
             _let_go(self._pipeline, self._backend)
             for member in self._crew:
                 member.close()
@@ -518,9 +527,6 @@ class Detector:
                 backend, pipeline = self._reserve
                 _let_go(pipeline, backend)
                 self._reserve = None
-        finally:
-            self._lock.release()
-        return True
 
     def __enter__(self) -> Detector:
         self._check_usable()
@@ -675,7 +681,7 @@ def _let_go(pipeline: Pipeline, backend: backends.Backend) -> None:
 def _are_several(images: object) -> bool:
     """Say whether this is not one film, nor something that holds none."""
     if isinstance(images, np.ndarray):
-        return images.ndim > 2
+        return images.ndim > 2 or (images.ndim == 1 and images.dtype.kind in "OUS")
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or readers.is_dataset(images):
         return False
     try:
@@ -701,7 +707,7 @@ def _own(image: object, limits: Limits, timeout: float | None) -> object:
         if isinstance(image, Radiograph) and isinstance(image.pixels, np.ndarray):
             limits.check_extent(*image.shape)
             return replace(image, pixels=image.pixels.copy())
-        seconds = _PRODUCER_SECONDS if timeout is None else min(timeout, _PRODUCER_SECONDS)
+        seconds = _PRODUCER_SECONDS if timeout is None else timeout
         if isinstance(image, Radiograph) and isinstance(image.pixels, DeviceArray):
             return replace(image, pixels=finished(image.pixels, seconds=seconds))
         if is_device_array(image):

@@ -66,10 +66,9 @@ class RollbackFile:
         """
         made = cls(path)
         _require_version(version)
-        with made._locked():
-            if os.path.lexists(made.path):
-                raise EngineError("engine.rollback_state", f"there is a {str(made.path)!r} already")
-            made._write(version)
+        if os.path.lexists(made.path):
+            raise EngineError("engine.rollback_state", f"there is a {str(made.path)!r} already")
+        made._write(version)  # no lock file: who makes a device may be another user than who runs it
         return made
 
     def read(self) -> int:
@@ -135,10 +134,13 @@ class RollbackFile:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except OSError as error:
-                    if not isinstance(error, BlockingIOError) or monotonic() > end:
+                except BlockingIOError:
+                    if monotonic() > end:
                         raise EngineError("engine.rollback_state", f"{str(lock)!r} is held by others") from None
                     sleep(0.01)
+                except OSError as error:
+                    why = f"{str(lock)!r} cannot be locked: {error.strerror}"
+                    raise EngineError("engine.rollback_state", why) from None
             yield
         finally:
             os.close(descriptor)

@@ -220,9 +220,9 @@ def test_a_step_that_hangs_is_ended_with_its_children(check):
     code = (
         f"import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid); time.sleep(60)"
     )
-    step = check.run("hangs", sys.executable, "-c", code, limit=2)
+    step = check.run("hangs", sys.executable, "-c", code, limit=8)
     assert step.outcome == "timed out"
-    assert step.seconds < 20
+    assert step.seconds < 30
     process = int((check.logs / step.log).read_text().split()[0])  # what it had printed is kept
     deadline = time.monotonic() + 5
     while alive(process) and time.monotonic() < deadline:

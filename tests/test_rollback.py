@@ -268,6 +268,7 @@ def test_from_keys_to_a_refused_rollback(tmp_path, tiny_engine):
 @pytest.mark.requirement("R-TRUST-4")
 def test_who_may_only_read_the_folder_holds_nobody_up(state, monkeypatch):
     monkeypatch.setattr("ptxsdk.rollback._LOCK_SECONDS", 0.2)
+    assert [path.name for path in state.path.parent.iterdir()] == ["rollback.json"]  # made by anybody, run by another
     folder = os.open(state.path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     state.advance(1)

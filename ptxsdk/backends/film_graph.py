@@ -142,7 +142,12 @@ class FilmGraph:
                 std=self._engine.manifest.input.std,
                 sample_step=step,
             )
-            if tile > self._tile or _count(geometry, step) > self._sample:  # wider or longer than usual
+            sample = _count(geometry, step)
+            if sample > _MOST_SAMPLE:
+                raise InputError(
+                    "input.unsupported", f"a film of {geometry.source} pixels is too long for this pipeline"
+                )
+            if tile > self._tile or sample > self._sample:  # wider or longer than usual
                 self._capture(max(tile, self._tile), _MOST_SAMPLE)
             block = self._memory.block.host
             block[_NOT_FINITE_AT:_SAMPLE_AT] = 0
@@ -294,7 +299,8 @@ class FilmGraph:
             transfer["table"] = int(self._memory.table.device.handle)
         return transfer
 
-    def _wait(self, seconds: float = PATIENCE) -> None:
+    def _wait(self, seconds: float | None = None) -> None:
+        seconds = PATIENCE if seconds is None else seconds
         if not self._cuda.wait(stream=self._memory.address, seconds=seconds):
             raise BackendError("backend.lost", f"cuda:{self._gpu.index} did not answer within {seconds:g} s")
 
@@ -315,8 +321,6 @@ def _count(geometry: Geometry, step: int) -> int:
 
 def _sample(block: npt.NDArray[np.uint8], geometry: Geometry, step: int) -> Floats:
     count = _count(geometry, step)
-    if count > _MOST_SAMPLE:
-        raise InputError("input.unsupported", f"a film of {geometry.source} pixels is too long for this pipeline")
     values: Floats = block[_SAMPLE_AT:][: 4 * count].view(np.float32).reshape(_sample_shape(geometry, step)).copy()
     return values
 

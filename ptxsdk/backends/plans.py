@@ -21,7 +21,7 @@ from ptxsdk.manifest import Precision
 _LOGGER = logging.getLogger("ptxsdk")
 
 MAX_PLAN_BYTES = 1 << 30
-FORMAT = 1
+FORMAT = 2  # 1: plans of TensorRT for RTX might allocate while they run
 
 # magic, format, bytes of the key, bytes of the plan; then the key, the plan's SHA-256, the plan, and nothing else
 _HEAD = struct.Struct("<8sIIQ")

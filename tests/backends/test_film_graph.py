@@ -360,6 +360,21 @@ def test_a_full_device_costs_the_film_and_not_the_device(setting, on_cpu):
     assert setting.backends[-1].closed
 
 
+def test_a_crew_that_finds_no_memory_is_the_cpus_and_predict_stays_on_the_gpu(setting, on_cpu, monkeypatch):
+    def full(self):
+        raise BackendError("backend.out_of_memory", "no memory")
+
+    monkeypatch.setattr(PretendBackend, "crew", full)
+    with setting.detector(device="auto") as detector:
+        for found in detector.predict_batch([FILM] * 3):
+            same(found, on_cpu.predict(FILM))
+            assert found.device == "cpu"
+            assert "device.fallback" in found.quality.warnings[-1]
+        found = detector.predict(FILM)
+        assert found.device == "cuda:0"
+        assert not any("fallback" in warning for warning in found.quality.warnings)
+
+
 def test_a_network_that_cannot_be_captured_runs_stage_by_stage(setting, on_cpu, caplog, monkeypatch):
     monkeypatch.setattr(PretendBackend, "launch", lambda self, stream: False)
     with setting.detector() as detector:

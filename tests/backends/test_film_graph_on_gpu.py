@@ -144,7 +144,7 @@ class Plain:
 
 def test_a_graph_around_a_copy(gpu, tiny_engine, monkeypatch):
     """The network only copies, so that sanitizers see no kernel but ours: logits are what preprocess makes."""
-    monkeypatch.setattr(film_graph, "PATIENCE", 30.0, raising=False)  # sanitizers are slow
+    monkeypatch.setattr(film_graph, "PATIENCE", 30.0)  # sanitizers are slow
     engine, cuda = Engine.open(tiny_engine), cuda_module()
     with gpu.current():
         stream = gpu.stream()

@@ -242,7 +242,7 @@ def test_two_hundred_associations(node):
     entity.add_requested_context(Verification)
     for number in range(200):
         if number % 20 == 19:
-            assert 1 <= node.metric("ptxsdk_associations_open") <= 6
+            assert 1 <= node.metric("ptxsdk_associations_open") <= 7  # one of them is being refused
         made = entity.associate("127.0.0.1", node.port, ae_title="PTX")
         if made.is_established:
             held.append(made)
