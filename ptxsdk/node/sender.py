@@ -128,14 +128,20 @@ class Sender(threading.Thread, ABC):
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that many nodes do not call at once
 
     def _files(self, film: Film) -> list[Path]:
-        """Return the film's results, all of them; first the picture, which every viewer shows."""
+        """Return the film's results, all of them; first the picture, which every viewer shows.
+
+        There may be none: a segmentation, say, of a film without regions.
+        """
         folder = self._store.result_path(film.token)
-        paths = [folder / name for name in film.objects]
-        paths = paths or [*folder.iterdir()]  # an older version did not note what it made
-        paths.sort(key=lambda path: DICOM.index(path.stem))
-        if not paths or not all(path.is_file() for path in paths):
+        if film.objects is not None:
+            paths = [folder / name for name in film.objects]
+            whole = all(path.is_file() for path in paths)
+        else:  # an older version did not note what it made, but put the folder in its place with all of it
+            whole = folder.is_dir()
+            paths = [*folder.iterdir()] if whole else []
+        if not whole:
             raise Refused("a result is missing in the spool")
-        return paths
+        return sorted(paths, key=lambda path: DICOM.index(path.stem))
 
 
 class DicomSender(Sender):
@@ -188,6 +194,14 @@ class DicomSender(Sender):
         BoundedSocket.of(event.assoc).settimeout(event.assoc.network_timeout)
 
     def _deliver_all(self, films: Sequence[Film]) -> None:
+        for film in films:
+            if film.objects == ():  # nothing to send: no peer is asked for it
+                self._deliver(film, lambda _: None)
+        films = [film for film in films if film.objects != ()]
+        if films:
+            self._send_all(films)
+
+    def _send_all(self, films: Sequence[Film]) -> None:
         association = self._entity.associate(
             self._peer.host, self._peer.port, ae_title=self._peer.aet, tls_args=self._tls, evt_handlers=self._handlers
         )

@@ -35,6 +35,7 @@ MAX_ATTEMPTS = 3
 
 State = Literal["received", "scored", "done", "refused", "failed"]
 FINAL = ("done", "refused", "failed")
+_NO_OBJECTS = "-"  # in the column `objects`, where nothing at all says that nobody noted them
 
 _SCHEMA = """
 CREATE TABLE films (
@@ -100,8 +101,9 @@ class Film:
         Of the error, for ``refused`` and ``failed``.
     result : dict or None
         The detection, as in ``Detection.to_dict``.
-    objects : tuple of str
-        Names of the files that its results consist of.
+    objects : tuple of str or None
+        Names of the files that its results consist of, which may be none at all; None: it was not noted, by an older
+        version or because there are no results yet.
     files : bool
         Whether its files are still in the spool.
     """
@@ -117,7 +119,7 @@ class Film:
     code: str
     message: str
     result: dict[str, Any] | None
-    objects: tuple[str, ...]
+    objects: tuple[str, ...] | None
     files: bool
 
 
@@ -343,7 +345,7 @@ class Store:
             with self._transaction():
                 self._database.execute(
                     "UPDATE films SET state='scored', result=?, objects=?, code='', message='' WHERE id=?",
-                    (json.dumps(result, allow_nan=False), " ".join(objects), film.id),
+                    (json.dumps(result, allow_nan=False), " ".join(objects) or _NO_OBJECTS, film.id),
                 )
                 self._database.executemany(
                     "INSERT INTO deliveries (film, destination) VALUES (?,?)",
@@ -582,7 +584,8 @@ def _prepare(database: sqlite3.Connection, *, readonly: bool) -> None:
 
 def _film(row: Sequence[Any]) -> Film:
     *fields, result, objects, files = row
-    fields += [json.loads(result) if result else None, tuple(objects.split()), bool(files)]
+    names = tuple(name for name in objects.split() if name != _NO_OBJECTS) if objects else None
+    fields += [json.loads(result) if result else None, names, bool(files)]
     return Film(*fields)
 
 

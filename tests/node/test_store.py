@@ -66,6 +66,14 @@ def test_a_film_goes_its_way(store, folder):
     assert store.oldest() is None
 
 
+def test_results_without_objects_are_told_from_those_that_nobody_noted(store):
+    for number, objects in enumerate(({}, {"sc.dcm": b"", "seg.dcm": b""})):
+        store.put(b"film", f"1.{number}", "AET")
+        assert store.recent(1)[0].objects is None
+        store.finish(store.claim(), RESULT, objects, DESTINATIONS)
+        assert store.recent(1)[0].objects == tuple(objects)
+
+
 def test_nothing_in_names_or_modes_gives_a_film_away(store, folder):
     store.put(b"film", "1.2.840.99", "AET")
     assert not [name for name in files(folder) if "1.2.840" in name]
@@ -221,7 +229,7 @@ def test_a_spool_of_the_version_before_is_carried_on(folder):
     )
     store.close()
     store = Store(folder)
-    assert store.due(DESTINATIONS[0])[0].objects == ()
+    assert store.due(DESTINATIONS[0])[0].objects is None
     assert store.give_up(5, 3) == [(store.recent(1)[0].token, name) for name in DESTINATIONS]
     store.close()
 

@@ -17,7 +17,7 @@ from ptxsdk import Detector
 from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, WriterError
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
-from ptxsdk.node.sender import FolderSender
+from ptxsdk.node.sender import DicomSender, FolderSender
 from ptxsdk.node.store import MAX_ATTEMPTS, Store
 from ptxsdk.node.worker import Worker
 
@@ -306,6 +306,55 @@ def test_a_delivery_lacks_no_object(parts, own, tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "sc.dcm").rename(parts.store.result_path(film.token) / "sc.dcm")
     wait_for(lambda: parts.store.counts()["done"], 20)
+
+
+def no_regions(parts, own, formats, *peers):
+    """Score a film in which nothing is found; nothing is drawn for it then."""
+    parts.config = replace(parts.config, formats=formats, forward=peers)
+    parts.rest = (parts.config, *parts.rest[1:])
+    ds = dx(make_chest((512, 448)), 1)
+    parts.store.put(encoded(ds), ds.SOPInstanceUID, "AET")
+    parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    (film,) = parts.store.recent(1)
+    assert film.objects == ()
+    return film
+
+
+@pytest.mark.requirement("R-NODE-1")
+@pytest.mark.parametrize("formats", [("seg",), ("gsps",), ("seg", "gsps")])
+def test_a_film_without_objects_is_delivered(parts, own, tmp_path, formats):
+    peer = Peer("NOBODY", "127.0.0.1", 1)  # nothing is sent, so nobody has to be there
+    film = no_regions(parts, own, formats, peer)
+    folder = parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    sender = parts.start(DicomSender(peer, *parts.rest))
+    wait_for(lambda: parts.store.counts()["done"], 20)
+    assert [path.name for path in (tmp_path / "out" / film.sop_instance_uid).iterdir()] == ["result.json"]
+    assert folder.reachable
+    assert sender.reachable
+
+
+@pytest.mark.parametrize("kept", ["nothing", "empty", "whole"])
+def test_what_an_older_version_made_is_what_lies_there(parts, own, tmp_path, kept):
+    formats = ("sr",) if kept == "whole" else ("seg",)
+    parts.config = replace(parts.config, formats=formats)
+    ds = dx(make_chest((512, 448)), 1)
+    parts.store.put(encoded(ds), ds.SOPInstanceUID, "AET")
+    parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    parts.store._database.execute("UPDATE films SET objects=''")
+    (film,) = parts.store.recent(1)
+    assert film.objects is None
+    if kept == "nothing":
+        parts.store.result_path(film.token).rmdir()
+    parts.start(FolderSender(tmp_path / "out", *parts.rest))
+    if kept == "nothing":
+        wait_for(lambda: 'outcome="refused"} 1' in parts.metrics.render(), 20)
+        assert parts.store.counts()["scored"] == 1
+    else:
+        wait_for(lambda: parts.store.counts()["done"], 20)
+        names = {path.name for path in (tmp_path / "out" / film.sop_instance_uid).iterdir()}
+        assert names == {"result.json", *(("sr.dcm",) if kept == "whole" else ())}
 
 
 def test_a_database_that_cannot_be_written_leaves_the_film_in_the_queue(parts, own, monkeypatch):
