@@ -23,7 +23,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +155,7 @@ class Store:
         self._version = 0
         self._claimed: set[int] = set()
         self._held: dict[int, tuple[float, str]] = {}  # until when, by `time.monotonic`, and why
+        self._owed: set[int] = set()  # films whose attempt does not count, which the disk did not let us write down
         self._films, self._results = folder / "films", folder / "results"
         self._guard: int | None = None
         try:
@@ -284,18 +285,26 @@ class Store:
             passed = self._claimed | {film for film, (until, _) in self._held.items() if until > now}
             films = self._select("state='received' ORDER BY id LIMIT ?", (len(passed) + 1,))
             film = next((film for film in films if film.id not in passed), None)
-            if film is not None:
-                with self._transaction():
-                    self._database.execute("UPDATE films SET attempts=attempts+1 WHERE id=?", (film.id,))
-                self._claimed.add(film.id)
+            if film is None:
+                return None
+            film = replace(film, attempts=max(0, film.attempts - (film.id in self._owed)))
+            with self._transaction():
+                self._database.execute("UPDATE films SET attempts=? WHERE id=?", (film.attempts + 1, film.id))
+            self._owed.discard(film.id)
+            self._claimed.add(film.id)
             return film
 
     def give_back(self, film: Film, code: str, seconds: float = 0.0) -> None:
-        """Take a claimed film's attempt back, which was not the film's fault, and let others go ahead for so long."""
+        """Take a claimed film's attempt back, which was not the film's fault, and let others go ahead for so long.
+
+        Where the disk does not let this be written, it is with the next `claim`.
+        """
         with self._lock:
             self._held[film.id] = time.monotonic() + seconds, code
-        with self._transaction():
-            self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
+            self._owed.add(film.id)
+            with self._transaction():
+                self._database.execute("UPDATE films SET attempts=max(0, attempts-1) WHERE id=?", (film.id,))
+            self._owed.discard(film.id)
 
     def holds(self, kind: str) -> bool:
         """Say whether a film waits that was given back by a code of this kind, "audit", and got no further since."""
@@ -359,14 +368,20 @@ class Store:
             shutil.rmtree(part, ignore_errors=True)
 
     def end(self, film: Film, error: PtxsdkError) -> None:
-        """End a claimed film with an error: ``refused`` by the gate, else ``failed``."""
+        """End a claimed film with an error: ``refused`` by the gate, else ``failed``.
+
+        Where the disk does not let this be written, the attempt does not count, and the next one ends as this one.
+        """
         state = "refused" if error.code.startswith("gate.") else "failed"
-        with self._transaction():
-            self._database.execute(
-                "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=? AND state='received'",
-                (state, error.code, error.message, time.time(), film.id),
-            )
-            self._held.pop(film.id, None)
+        with self._lock:
+            self._owed.add(film.id)
+            with self._transaction():
+                self._database.execute(
+                    "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=? AND state='received'",
+                    (state, error.code, error.message, time.time(), film.id),
+                )
+                self._held.pop(film.id, None)
+            self._owed.discard(film.id)
 
     # --- results go out -----------------------------------------------------------------------------------------------
 

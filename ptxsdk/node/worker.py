@@ -79,6 +79,8 @@ class Worker(threading.Thread):
             return
         if isinstance(error, AuditError):  # no result without its record: the film waits in the queue until there is
             self._give_back(film, "no_audit", error)
+        elif isinstance(error, _NoRoom):  # likewise
+            self._give_back(film, "no_room", error)
         elif error.code == "detector.busy":  # a film before it was given up, and its network has not come back since
             log("hangs", level=logging.ERROR, film=film.token, code=error.code)
             self.hangs = True
@@ -97,9 +99,9 @@ class Worker(threading.Thread):
         try:
             self._keep(film, *self._score(film), started)
         except PtxsdkError as error:
-            return error
+            return _NoMemory.instead_of(error)
         except MemoryError:
-            return InputError("input.too_large", "there is not enough memory for this film")
+            return _NoMemory()
         except Exception as unexpected:  # a defect of ours must not stop the other films
             logging.getLogger("ptxsdk.node").exception("unexpected")
             return DetectorError("detector.internal", f"unexpected {type(unexpected).__name__}")
@@ -114,9 +116,8 @@ class Worker(threading.Thread):
     def _keep(self, film: Film, result: dict[str, Any], objects: dict[str, bytes], started: float) -> None:
         try:
             self._store.finish(film, result, objects, self._config.destinations)
-        except WriterError as error:  # no room: the film waits in the queue until there is
-            self._give_back(film, "no_room", error)
-            return
+        except WriterError as error:
+            raise _NoRoom(error.code, error.message) from error
         seconds = time.monotonic() - started
         outcome = "flagged" if result["flagged"] else "not_flagged"
         self._metrics.add("ptxsdk_films_total", outcome=outcome, code="")
@@ -141,10 +142,25 @@ class Worker(threading.Thread):
         return detection.to_dict(), {f"{name}.dcm": _encoded(dataset) for name, dataset in datasets.items()}
 
 
+class _NoRoom(WriterError):
+    """The store could not keep the results."""
+
+
+class _NoMemory(InputError):
+    """This process found no memory, which is not said of the film: there may be some for the next try."""
+
+    def __init__(self) -> None:
+        super().__init__("input.too_large", "there is not enough memory for this film")
+
+    @classmethod
+    def instead_of(cls, error: PtxsdkError) -> PtxsdkError:
+        """Return an error of this class for one that a MemoryError was turned into, else `error`."""
+        return cls() if error.code == "input.too_large" and isinstance(error.__context__, MemoryError) else error
+
+
 def _may_pass(error: PtxsdkError) -> bool:
     """Say whether the next try may go better: there may be memory, threads or a helper process again."""
-    passing = ("input.decoder", "input.timeout", "input.too_large")
-    return isinstance(error, (BackendError, DetectorError)) or error.code in passing
+    return isinstance(error, (BackendError, DetectorError, _NoMemory)) or error.code == "input.decoder"
 
 
 def _encoded(dataset: Any) -> bytes:

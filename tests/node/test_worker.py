@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sqlite3
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,8 +15,8 @@ import pytest
 from made import make_chest
 from node_process import FLAGGED, dx, encoded, wait_for
 
-from ptxsdk import Detector
-from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, WriterError
+from ptxsdk import Detector, readers
+from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, OutOfScope, WriterError
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.sender import DicomSender, FolderSender
@@ -110,7 +112,6 @@ def own(tiny_engine):
         DetectorError("detector.timeout", "late"),
         DetectorError("detector.internal", "the system gives no thread"),
         InputError("input.decoder", "the decoding helper cannot be started"),
-        InputError("input.timeout", "the codestream was not decoded within 30 s"),
         MemoryError(),
         OSError(24, "Too many open files"),
     ],
@@ -119,6 +120,40 @@ def test_what_may_pass_gets_another_try(parts, own, error):
     put(parts, 1)
     parts.start(Worker(Broken(own, error, MAX_ATTEMPTS - 1), *parts.rest))
     wait_for(lambda: parts.store.counts()["scored"], 20)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("input.timeout", "the codestream was not decoded within 30 s"),
+        InputError("input.too_large", "40000 x 40000 pixels; the limit is 30000 a side"),
+        InputError("input.corrupt", "no"),
+        WriterError("writer.failed", "no"),
+    ],
+)
+def test_what_is_said_of_the_film_itself_is_final(parts, own, error):
+    put(parts, 1)
+    parts.start(Worker(Broken(own, error, 1), *parts.rest))
+    wait_for(lambda: parts.store.counts()["failed"], 20)
+    assert parts.store.recent(1)[0].code == error.code
+    assert parts.store.recent(1)[0].attempts == 1
+
+
+def test_memory_that_a_detector_did_not_find_may_be_there_for_the_next_try(parts, own, monkeypatch):
+    """It says so as of a film that is too large."""
+    read, failures = readers.read_as, [1] * (MAX_ATTEMPTS - 1)
+
+    def hungry(*arguments):
+        if failures:
+            failures.pop()
+            raise MemoryError
+        return read(*arguments)
+
+    monkeypatch.setattr("ptxsdk.readers.read_as", hungry)
+    put(parts, 1)
+    parts.start(Worker(own.clone(), *parts.rest))
+    wait_for(lambda: parts.store.counts()["scored"], 20)
+    assert not failures
 
 
 def test_but_not_for_ever_and_the_next_film_goes_ahead(parts, own):
@@ -262,6 +297,36 @@ def test_results_that_find_no_room_are_made_again_when_there_is(parts, own, monk
     parts.start(Worker(own.clone(), *parts.rest))
     wait_for(lambda: parts.store.counts()["scored"], 20)
     assert parts.store.recent(1)[0].code == ""
+
+
+@pytest.mark.requirement("R-NODE-1")
+@pytest.mark.parametrize("write", ["finish", "end"])
+def test_a_disk_that_takes_nothing_at_all_counts_no_attempt(parts, own, monkeypatch, write):
+    """Neither the results nor that the attempt was not the film's fault."""
+    put(parts, 1)
+    transaction, full, passes = parts.store._transaction, threading.Event(), []
+    full.set()
+
+    @contextlib.contextmanager
+    def filling():
+        with transaction():
+            yield
+            caller = sys._getframe(2).f_code.co_name
+            if full.is_set() and caller in ("finish", "give_back", "end"):
+                passes.append(caller)
+                raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(parts.store, "_transaction", filling)
+    error = OutOfScope((("gate.view", "view LL"),))
+    detector = own.clone() if write == "finish" else Broken(own, error, 1000)
+    parts.start(Worker(detector, *parts.rest))
+    wait_for(lambda: len(passes) > 3 * MAX_ATTEMPTS, 20)
+    (film,) = parts.store.recent(1)
+    assert film.state == "received"
+    assert film.attempts <= 1  # a start after this does not take it for one that took the node down
+    full.clear()
+    wait_for(lambda: not parts.store.counts()["received"], 20)
+    assert parts.store.recent(1)[0].state == ("scored" if write == "finish" else "refused")
 
 
 def test_a_folder_that_cannot_be_written_gets_all_when_it_can(parts, own, tmp_path):
