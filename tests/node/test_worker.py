@@ -223,15 +223,16 @@ def test_a_film_that_takes_too_long_is_given_up(parts, own, monkeypatch):
 
 @pytest.mark.requirement("R-TIME-1", "R-NODE-1")
 def test_a_network_that_hangs_ends_the_worker_and_costs_no_film(parts, own, monkeypatch):
-    parts.config = replace(parts.config, film_seconds=0.2)
+    parts.config = replace(parts.config, film_seconds=2)  # for reading, too: the network has to be reached
     monkeypatch.setattr("ptxsdk.detector._CLOSE_SECONDS", 0.1)
-    back, infer = threading.Event(), own._backend.infer
-    monkeypatch.setattr(type(own._backend), "infer", lambda _: (back.wait(30), infer()))
+    entered, back, infer = threading.Event(), threading.Event(), own._backend.infer
+    monkeypatch.setattr(type(own._backend), "infer", lambda _: (entered.set(), back.wait(60), infer()))
     put(parts, 1)
     put(parts, 2)
     worker = parts.start(Worker(own.clone(), parts.config, *parts.rest[1:]))
-    worker.join(20)
+    worker.join(40)
     back.set()
+    assert entered.is_set()
     assert worker.hangs
     assert not worker.is_alive()
     assert parts.store.counts()["received"] == 2
