@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import math
@@ -11,7 +12,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _ABORT_SECONDS = 5.0
 _TIDY_SECONDS = 5.0
+_COUNT_SECONDS = 60.0  # every waiting delivery is written then: more often would wear a flash disk
 
 
 class Service:
@@ -56,7 +58,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self._stopping = threading.Event()
-        self._started = self._tidied = time.monotonic()
+        self._started = time.monotonic()
         self.store = Store(config.spool, reserve=config.reserve_bytes)
         self.listener: Listener | None = None
         self.web: Web | None = None
@@ -138,20 +140,20 @@ class Service:
         self.stop()
         return asked.is_set()
 
-    def tidy(self) -> None:
+    def tidy(self, *, last: bool = False) -> None:
         """Keep house: give up what is too old, remove what is done with."""
-        now, before = time.monotonic(), self._tidied
-        self._tidied = now
-        tried = now - self._started > self.config.retry_cap_seconds  # also after this start
-        try:
-            for token, destination in self.store.give_up(
-                now - before, self.config.give_up_seconds if tried else math.inf
-            ):
-                self.metrics.add("ptxsdk_deliveries_total", destination=destination, outcome="given_up")
-                log("given_up", level=logging.ERROR, film=token, destination=destination, code="node.undeliverable")
+        elapsed = time.monotonic() - self.store.counted
+        if last or elapsed >= min(_COUNT_SECONDS, self.config.give_up_seconds / 60):
+            with _trouble_logged():
+                self._give_up(elapsed)
+        with _trouble_logged():  # it makes room, which the other may lack
             self.store.tidy(keep=self.config.keep, forget_before=time.time() - self.config.forget_seconds)
-        except (sqlite3.Error, OSError):
-            logging.getLogger("ptxsdk.node").exception("tidy_trouble")
+
+    def _give_up(self, elapsed: float) -> None:
+        tried = time.monotonic() - self._started > self.config.retry_cap_seconds  # also after this start
+        for token, destination in self.store.give_up(elapsed, self.config.give_up_seconds if tried else math.inf):
+            self.metrics.add("ptxsdk_deliveries_total", destination=destination, outcome="given_up")
+            log("given_up", level=logging.ERROR, film=token, destination=destination, code="node.undeliverable")
 
     def stop(self) -> None:
         """Take nothing more, finish the films in hand, leave the others in the queue.  Idempotent."""
@@ -171,7 +173,7 @@ class Service:
                 sender.join(_ABORT_SECONDS)
         if self.web is not None:
             self.web.stop()
-        self.tidy()
+        self.tidy(last=True)
         log("stopped", queue=self.store.counts())
         self._detector.close()
         self.store.close()
@@ -215,6 +217,14 @@ class Service:
             ("ptxsdk_up", {}, float(self.health()[0])),
         ]
         return self.metrics.render(gauges)
+
+
+@contextlib.contextmanager
+def _trouble_logged() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError):
+        logging.getLogger("ptxsdk.node").exception("tidy_trouble")
 
 
 def require_packages(*, dicom: bool) -> None:

@@ -141,6 +141,11 @@ class Store:
     reserve : int
         Bytes that must stay free: `put` takes nothing below this.
 
+    Attributes
+    ----------
+    counted : float
+        Up to when, by `time.monotonic`, the waiting of deliveries is written down; see `give_up`.
+
     Raises
     ------
     NodeError
@@ -153,6 +158,7 @@ class Store:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._version = 0
+        self.counted = time.monotonic()
         self._claimed: set[int] = set()
         self._held: dict[int, tuple[float, str]] = {}  # until when, by `time.monotonic`, and why
         self._owed: set[int] = set()  # films whose attempt does not count, which the disk did not let us write down
@@ -356,9 +362,10 @@ class Store:
                     "UPDATE films SET state='scored', result=?, objects=?, code='', message='' WHERE id=?",
                     (json.dumps(result, allow_nan=False), " ".join(objects) or _NO_OBJECTS, film.id),
                 )
+                ahead = max(0.0, time.monotonic() - self.counted)  # the next note counts this, but it did not wait
                 self._database.executemany(
-                    "INSERT INTO deliveries (film, destination) VALUES (?,?)",
-                    [(film.id, name) for name in destinations],
+                    "INSERT INTO deliveries (film, destination, waited) VALUES (?,?,?)",
+                    [(film.id, name, -ahead) for name in destinations],
                 )
                 self._held.pop(film.id, None)
         except (OSError, sqlite3.Error) as error:
@@ -418,23 +425,26 @@ class Store:
     def give_up(self, elapsed: float, longest: float) -> list[tuple[str, str]]:
         """Note that deliveries have waited `elapsed` seconds more, and give up those beyond `longest`.
 
-        Waiting is counted while a node is there to deliver, and not taken from the clock, which may be set.
+        Waiting is counted while a node is there to deliver, and not taken from the clock, which may be set.  This
+        writes every waiting delivery, so it is not for every few seconds.
 
         Returns
         -------
         list of tuple
             Token and destination of each that was given up.
         """
-        with self._transaction():
-            self._database.execute("UPDATE deliveries SET waited=waited+? WHERE state='waiting'", (elapsed,))
-            rows = self._database.execute(
-                "SELECT films.id, token, destination FROM deliveries JOIN films ON films.id=film "
-                "WHERE deliveries.state='waiting' AND waited>?",
-                (longest,),
-            ).fetchall()
-            for identity, _, destination in rows:
-                self._settle(identity, destination, "failed")
-                self._close(identity)
+        with self._lock:
+            with self._transaction():
+                self._database.execute("UPDATE deliveries SET waited=waited+? WHERE state='waiting'", (elapsed,))
+                rows = self._database.execute(
+                    "SELECT films.id, token, destination FROM deliveries JOIN films ON films.id=film "
+                    "WHERE deliveries.state='waiting' AND waited>?",
+                    (longest,),
+                ).fetchall()
+                for identity, _, destination in rows:
+                    self._settle(identity, destination, "failed")
+                    self._close(identity)
+            self.counted += elapsed
         return [(token, destination) for _, token, destination in rows]
 
     def _settle(self, identity: int, destination: str, state: str) -> None:

@@ -147,7 +147,7 @@ class _NoRoom(WriterError):
 
 
 class _NoMemory(InputError):
-    """No memory was found in this process, which is not said of the film: there may be some for the next try."""
+    """There was no memory in this process, which is not said of the film: there may be some for the next try."""
 
     def __init__(self) -> None:
         super().__init__("input.too_large", "there is not enough memory for this film")

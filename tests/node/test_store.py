@@ -207,6 +207,16 @@ def test_a_film_given_back_lets_the_others_go_ahead(store, monkeypatch):
     assert not store.holds("audit")
 
 
+def test_a_delivery_has_not_waited_before_it_was_there(store):
+    """However long ago the waiting of the others was written down."""
+    store.counted -= 3600
+    store.put(b"film", "1.2", "AET")
+    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    assert store.give_up(time.monotonic() - store.counted, 60) == []
+    assert time.monotonic() - store.counted < 60
+    assert len(store.give_up(61, 60)) == 2
+
+
 @pytest.mark.requirement("R-NODE-1")
 def test_a_clock_that_is_set_gives_nothing_up_and_delays_nothing(store, monkeypatch):
     clock = [1000.0]

@@ -20,6 +20,7 @@ from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, Ou
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.sender import DicomSender, FolderSender
+from ptxsdk.node.service import Service
 from ptxsdk.node.store import MAX_ATTEMPTS, Store
 from ptxsdk.node.worker import Worker
 
@@ -437,6 +438,63 @@ def test_a_database_that_cannot_be_written_leaves_the_film_in_the_queue(parts, o
     monkeypatch.setattr(parts.store, "end", broken)
     parts.start(Worker(Broken(own, RuntimeError("no"), 9), *parts.rest))
     wait_for(lambda: parts.store.counts()["failed"], 20)
+
+
+@pytest.fixture
+def service(tmp_path, own):
+    """Of a node that was not started, with a film that waits for delivery."""
+    made = Service(NodeConfig(spool=tmp_path / "kept", out=tmp_path / "out", http_port=None), own.clone)
+    made.store.put(b"film", "1.2", "AET")
+    made.store.finish(made.store.claim(), {}, {}, made.config.destinations)
+    made.writes = []
+    yield made
+    for worker in made._workers:
+        worker._detector.close()
+    made._detector.close()
+    made.store.close()
+
+
+def watched(service, monkeypatch, *, fails=()):
+    def watch(name, method):
+        def call(*arguments, **options):
+            service.writes.append(name)
+            if name in fails:
+                raise sqlite3.OperationalError("database or disk is full")
+            return method(*arguments, **options)
+
+        monkeypatch.setattr(service.store, name, call)
+
+    watch("give_up", service.store.give_up)
+    watch("tidy", service.store.tidy)
+
+
+def waited(service):
+    return {row[0] for row in service.store._database.execute("SELECT waited FROM deliveries")}.pop()
+
+
+def test_waiting_is_written_once_a_minute_and_at_a_stop(service, monkeypatch):
+    watched(service, monkeypatch)
+    for _ in range(12):
+        service.tidy()
+    assert service.writes == ["tidy"] * 12
+    service.store.counted -= 60  # as if a minute went by
+    for _ in range(12):
+        service.tidy()
+    assert service.writes.count("give_up") == 1
+    assert 60 <= waited(service) < 100
+    service.tidy(last=True)
+    assert service.writes.count("give_up") == 2
+
+
+def test_a_full_disk_keeps_no_house_from_being_tidied_and_no_time_from_being_counted(service, monkeypatch):
+    with monkeypatch.context() as full:
+        watched(service, full, fails=("give_up",))
+        service.store.counted -= 60
+        service.tidy()
+        assert service.writes == ["give_up", "tidy"]
+        assert waited(service) <= 0
+    service.tidy()
+    assert 60 <= waited(service) < 100
 
 
 def test_the_same_film_gives_the_same_bytes(parts, own, tmp_path):
