@@ -62,7 +62,7 @@ def test_a_plan_comes_back(cache, kept):
 def test_the_file_is_as_described(kept):
     content = kept.read_bytes()
     key = json.dumps(asdict(KEY), sort_keys=True, separators=(",", ":")).encode()
-    expected = struct.pack("<8sIIQ", b"PTXPLAN\0", 1, len(key), len(PLAN)) + key
+    expected = struct.pack("<8sIIQ", b"PTXPLAN\0", 2, len(key), len(PLAN)) + key
     assert content == expected + hashlib.sha256(PLAN).digest() + PLAN
 
 
