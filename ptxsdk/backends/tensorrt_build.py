@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ptxsdk.backends.cuda import capability_name
 from ptxsdk.backends.tensorrt_api import FLAVOUR, VERSION, trt
@@ -164,7 +164,7 @@ def new_context(engine: trt.ICudaEngine, allocate: Callable[[int], int]) -> trt.
     if managed is not None:
         size = int(engine.device_memory_size_v2)
         managed.set_device_memory(allocate(max(size, 1)), size)
-    return managed
+    return cast("trt.IExecutionContext | None", managed)
 
 
 def sizes(shape: trt.Dims) -> tuple[int, ...]:
