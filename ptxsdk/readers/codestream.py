@@ -4,12 +4,16 @@ The headers are read here before a decoder allocates anything.  The decoders are
 progressive and lossless JPEG), CharLS (JPEG-LS) and OpenJPEG (JPEG 2000 Part 1 and HTJ2K), all from imagecodecs.
 libjpeg-turbo fills what is missing with gray and says so only on its own error stream, which imagecodecs drops;
 `decode` therefore checks itself that the codestream ends where its data ends.
+
+Of a JPEG 2000 main header OpenJPEG is given only the segments that decoding needs.  The index of tile-part lengths
+(TLM) is not among them: where it lies, OpenJPEG 2.5.3 and 2.5.4, the newest, write outside their memory (OSV-2025-219).
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +38,11 @@ _FILL = re.compile(rb"\xff*")
 # What walks over headers here is Python: a file of nothing but headers must not keep it long.
 _MAX_SEGMENTS = 10_000
 _MAX_TILE_SEGMENTS = 1 << 18
+# ISO/IEC 15444-1, A.2: size, capabilities, coding and quantization (for a component, too), region of interest,
+# progression, packet headers; what is profile, index, registration or comment is not decoded with.
+_SOT = 0xFF90
+_JPEG2000_NEEDED = frozenset({0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60})
+_JPEG2000_EXTENSIONS = range(0xFF70, 0xFF80)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def decode(
     def run(codestream: bytes) -> Array:
         return reading.decoded(_CODECS[family], codestream, most=most, **options)
 
-    pixels = run(data[found.start :] if found.start else data)
+    pixels = run(_jpeg2000_essence(data, found.start) if family == "jpeg2000" else data)
     expected = (found.rows, found.columns) + ((found.components,) if found.components > 1 and not gray else ())
     if pixels.shape != expected:
         raise InputError("input.corrupt", f"decoded to {pixels.shape}, the codestream's header says {expected}")
@@ -228,7 +237,8 @@ def _measure_jpeg2000(data: bytes, limits: Limits) -> Measure:
     measured = Measure(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80), start=start)
     limits.check_size(measured.rows, measured.columns, 1)
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
-    _walk_tiles(data, start + 2, tiles)
+    *_, (_, first, _) = _main_header(data, start + 2)
+    _walk_tiles(data, first, tiles)
     return measured
 
 
@@ -251,17 +261,35 @@ def _jp2_codestream(data: bytes) -> int:
     raise InputError("input.corrupt", "the JP2 file holds no codestream")
 
 
+def _main_header(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
+    """Yield ``(marker, start, end)`` of the segments before the first tile-part, and last that of its own marker."""
+    for _ in range(_MAX_SEGMENTS):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker < 0xFF00 or length < 2:
+            raise InputError("input.corrupt", "no JPEG 2000 marker where one must be")
+        if marker in _JPEG2000_EXTENSIONS:
+            raise InputError("input.unsupported", "the JPEG 2000 codestream uses extensions of Part 2")
+        yield marker, position, position + 2 + length
+        if marker == _SOT:
+            return
+        position += 2 + length
+    raise _too_many_segments()
+
+
+def _jpeg2000_essence(data: bytes, start: int) -> bytes:
+    """Return the measured codestream that starts at `start` without the segments that decoding does not need."""
+    segments = list(_main_header(data, start + 2))
+    kept = (data[at:end] for marker, at, end in segments if marker in _JPEG2000_NEEDED)
+    return b"".join((data[start : start + 2], *kept, memoryview(data)[segments[-1][1] :]))
+
+
 def _walk_tiles(data: bytes, position: int, tiles: int) -> None:
-    """Follow the lengths of all tile-parts to the end marker."""
+    """Follow the lengths of all tile-parts, from the marker of the first to the end marker."""
     seen: set[int] = set()
     for _ in range(_MAX_TILE_SEGMENTS):
-        marker, length = struct.unpack_from(">HH", data, position)
-        if marker != 0xFF90:
-            if marker < 0xFF00 or length < 2:
-                raise InputError("input.corrupt", "no JPEG 2000 marker where one must be")
-            position += 2 + length
-            continue
-        tile, part_length = struct.unpack_from(">HL", data, position + 4)
+        marker, _, tile, part_length = struct.unpack_from(">HHHL", data, position)
+        if marker != _SOT:
+            raise InputError("input.corrupt", "no JPEG 2000 tile-part where one must be")
         seen.add(tile)
         if part_length == 0:  # the last tile-part, up to the end marker
             end = data.rfind(b"\xff\xd9")

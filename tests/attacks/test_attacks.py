@@ -15,7 +15,7 @@ from pathlib import Path
 
 import imagecodecs
 import pytest
-from dicom_files import content, dataset, encapsulated, film, png, png_chunk
+from dicom_files import content, dataset, encapsulated, film, indexed_jpeg2000, png, png_chunk
 
 GROWTH = 50 << 20
 
@@ -192,6 +192,18 @@ def jpeg2000_size():
     return encapsulated(dataset(), jpeg2000_with_size(0xFFFFFFFF, 0xFFFFFFFF), "1.2.840.10008.1.2.4.90")
 
 
+def jpeg2000_lengths():
+    """An index of one tile-part, and 255 tile-parts: OpenJPEG 2.5.4 writes 6 KB behind its memory (OSV-2025-219)."""
+    return encapsulated(dataset(), indexed_jpeg2000(film(), parts=255), "1.2.840.10008.1.2.4.90")
+
+
+def jpeg2000_hidden_lengths():
+    """The same index inside of a segment that OpenJPEG does not know, and looks for the next marker in."""
+    stream = indexed_jpeg2000(film(), parts=255)
+    unknown = b"\xff\x30" + struct.pack(">HBB", 4 + 11, 0, 0)
+    return encapsulated(dataset(), stream.replace(b"\xff\x55", unknown + b"\xff\x55", 1), "1.2.840.10008.1.2.4.90")
+
+
 def empty_fragments():
     """Millions of fragments without a byte of a codestream."""
     made = encapsulated(dataset(film(bits=8), bits=8), b"\xff\xd8\xff\xd9", JPEG_BASELINE)
@@ -275,6 +287,8 @@ FILMS = {
     jp2_boxes: "input.corrupt",
     jpeg2000_tiles: "input.truncated",
     jpeg2000_size: "input.too_large",
+    jpeg2000_lengths: "none",
+    jpeg2000_hidden_lengths: "none",
     empty_fragments: "input.too_large",
     icon_fragments: "input.too_large",
     text_of_parts: "none",

@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import NATIVE, code, content, dataset, encapsulated, film
+from dicom_files import NATIVE, code, content, dataset, encapsulated, film, indexed_jpeg2000
 from pydicom import uid
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -192,6 +192,16 @@ def test_fragments_of_one_frame_are_joined():
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     np.testing.assert_array_equal(read(ds).pixels, pixels)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_index_of_a_jpeg_2000_codestream_is_left_out(parts):
+    pixels = film(bits=12)
+    stream = indexed_jpeg2000(pixels, parts=parts)
+    np.testing.assert_array_equal(read(encapsulated(dataset(pixels), stream, uid.JPEG2000Lossless)).pixels, pixels)
+    extension = stream[:-2].replace(b"\xff\x55", b"\xff\x74\0\4\0\0\xff\x55", 1)  # a multiple component transform
+    file = encapsulated(dataset(pixels), extension + b"\xff\xd9", uid.JPEG2000Lossless)
+    assert code(read, file) == "input.unsupported"
 
 
 def test_relabelled_codestream_keeps_its_own_bits():

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -83,6 +84,16 @@ def encapsulated(ds, codestream, syntax):
     buffer = io.BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def indexed_jpeg2000(pixels, *, parts=1):
+    """Return a JPEG 2000 codestream whose index (TLM) lists its first tile-part; empty ones make `parts` of them."""
+    stream = bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, bitspersample=12))
+    at, end = stream.index(b"\xff\x90"), len(stream) - 2
+    index = b"\xff\x55" + struct.pack(">HBBBL", 9, 0, 0x50, 0, end - at)
+    header = b"\xff\x90" + struct.pack(">HHLBB", 10, 0, end - at, 0, 0)
+    empty = [b"\xff\x90" + struct.pack(">HHLBB", 10, 0, 14, part, 0) + b"\xff\x93" for part in range(1, parts)]
+    return b"".join((stream[:at], index, header, stream[at + 12 : end], *empty, b"\xff\xd9"))
 
 
 def png_chunk(kind, body):
