@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 SECONDS ?= 60
-FUZZ := dicom image engine manifest json ops
+FUZZ := dicom codestream image engine manifest json ops
 BENCHMARKS := preprocess aggregate predict precision batch
 
 .PHONY: demo test test-slow dicom-matrix lint lint-tensorrt fuzz sanitize sanitize-short format gpu-check bench wheel

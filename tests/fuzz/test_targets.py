@@ -14,7 +14,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.parametrize("name", ["dicom", "engine", "image", "json", "manifest", "ops"])
+@pytest.mark.parametrize("name", ["codestream", "dicom", "engine", "image", "json", "manifest", "ops"])
 def test_a_target_holds(name, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     target, harness = importlib.import_module(f"fuzz_{name}"), importlib.import_module("harness")
