@@ -55,7 +55,7 @@ class Limits:
     pixels: int = 8192 * 8192
     side: int = 8192
     header_bytes: int = 64 << 20
-    elements: int = 100_000
+    elements: int = 20_000
     sequence_depth: int = 16
     inflate_ratio: int = 100
     decode_seconds: float = 20.0
