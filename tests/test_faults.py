@@ -159,8 +159,8 @@ def test_short_lived_threads_leave_nothing_behind(tiny_engine, tmp_path):
                 detector.predict(chest, timeout=60)
             def batch():
                 detector.predict_batch([chest] * 2)
-            for work, count in ((timed, 3000), (batch, 1000)):
-                for _ in range(500):
+            for work, count in ((timed, 1500), (batch, 750)):  # each a thread, or two
+                for _ in range(250):
                     work()
                 before = resident()
                 for _ in range(count):
