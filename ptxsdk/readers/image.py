@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -17,15 +17,18 @@ import numpy.typing as npt
 
 from ptxsdk.errors import InputError
 from ptxsdk.radiograph import Display, Radiograph, Window, estimate_window
-from ptxsdk.readers import codestream
+from ptxsdk.readers import codestream, jpeg
 from ptxsdk.readers.limits import Limits
 from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
 JPEG_CHROMA = 4
 """Largest difference of R, G and B, of 255, in a gray film saved as a colour JPEG: rounding of YCbCr, no more."""
 
+_PNG_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_TIFF_ORDERS = {b"II*\x00": "<", b"MM\x00*": ">"}
+_TIFF_MAGICS = (*_TIFF_ORDERS, b"II+\x00", b"MM\x00+")
+_APP1, _EXIF = 0xE1, b"Exif\x00\x00"
 _ORIENTATION = 274
 _TIFF_COMPRESSIONS = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 _TIFF_TYPES = {1: "B", 3: "H", 4: "L"}
@@ -95,6 +98,10 @@ def _scan_png(content: bytes, limits: Limits) -> tuple[int, int, int, int, bytes
             raise InputError("input.corrupt", "a PNG chunk has a wrong checksum")
         if kind == b"tRNS":
             raise InputError("input.unsupported", "the PNG declares a transparent value")
+        if kind == b"eXIf":
+            _check_exif(content[position + 8 : end - 4])
+        if kind[0] & 0x20 == 0 and (kind not in _PNG_CRITICAL or (kind == b"IHDR" and position > 8)):
+            raise InputError("input.corrupt", "the PNG has a second header, or a critical chunk that is not known")
         if kind == b"acTL" and length >= 4 and struct.unpack_from(">L", content, position + 8)[0] > 1:
             raise InputError("input.multi_frame", "the PNG is animated")
         if kind in (b"IHDR", b"IEND") or (kind == b"IDAT" and length):
@@ -128,7 +135,9 @@ def read_jpeg(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported`` or ``input.colour``.
     """
     found = codestream.measure(content, "jpeg", reading.limits)
-    _check_orientation(_exif_orientation(content))
+    for code, segment in jpeg.segments(content):
+        if code == _APP1 and segment.startswith(_EXIF):
+            _check_exif(segment[len(_EXIF) :])
     if found.components == 4:
         raise InputError("input.unsupported", "the JPEG has four components")
     pixels = codestream.decode(content, "jpeg", found, reading)
@@ -140,15 +149,17 @@ def read_jpeg(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     return _film(pixels)
 
 
-def _exif_orientation(content: bytes) -> int:
-    start = content.find(b"Exif\x00\x00", 0, 1 << 16) + 6
-    if start < 6:
-        return 1
+def _check_exif(content: bytes) -> None:
+    """Refuse Exif that states another orientation than upright; where it ends early it says nothing of the film."""
+    if content[:4] not in _TIFF_ORDERS:
+        return
     try:
-        tags, _ = _tiff_tags(content[start : start + (1 << 16)])
-        return tags.get(_ORIENTATION, [1])[0]
-    except InputError:
-        return 1  # broken Exif says nothing of the film
+        tags, _ = _tiff_tags(content, {_ORIENTATION: 1})
+    except InputError as error:
+        if error.code != "input.truncated":
+            raise
+        return
+    _check_orientation(tags.get(_ORIENTATION, [1])[0])
 
 
 def _check_orientation(value: int) -> None:
@@ -167,7 +178,7 @@ def read_tiff(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
         ``input.truncated``, ``input.corrupt``, ``input.too_large``, ``input.unsupported``, ``input.multi_frame``
         or ``input.colour``.
     """
-    tags, more = _tiff_tags(content)
+    tags, more = _tiff_tags(content, _TIFF_TAGS)
 
     def first(tag: int, default: int) -> int:
         return tags.get(tag, [default])[0]
@@ -196,9 +207,12 @@ def read_tiff(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
     return _film(_equal_channels(pixels), invert=photometric == 0)
 
 
-def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
-    """Return the tags of `_TIFF_TAGS` in the first directory, and whether another directory follows."""
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(content[:4])
+def _tiff_tags(content: bytes, wanted: Mapping[int, int]) -> tuple[dict[int, list[int]], bool]:
+    """Return the wanted tags, each with so many values at most, of the first directory, and whether another follows.
+
+    A tag of them in another form than TIFF 6.0 has for it, or twice, is refused: decoders differ in what they do.
+    """
+    order = _TIFF_ORDERS.get(content[:4])
     if order is None:
         raise InputError("input.unsupported", "BigTIFF is not read")
     try:
@@ -207,9 +221,12 @@ def _tiff_tags(content: bytes) -> tuple[dict[int, list[int]], bool]:
         tags: dict[int, list[int]] = {}
         for entry in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(order + "HHL", content, entry)
-            code = _TIFF_TYPES.get(kind)
-            if code is None or tag in tags or not 0 < number <= _TIFF_TAGS.get(tag, 0):
+            if tag not in wanted:
                 continue
+            code = _TIFF_TYPES.get(kind)
+            if code is None or tag in tags or not 0 < number <= wanted[tag]:
+                # libtiff takes such tags for what they say, or not; another viewer may do otherwise.
+                raise InputError("input.unsupported", f"TIFF tag {tag} comes twice, or in an unusual form")
             values = struct.Struct(f"{order}{number}{code}")
             where = entry + 8
             if values.size > 4:

@@ -192,6 +192,16 @@ def jpeg2000_size():
     return encapsulated(dataset(), jpeg2000_with_size(0xFFFFFFFF, 0xFFFFFFFF), "1.2.840.10008.1.2.4.90")
 
 
+def jpeg2000_precincts():
+    """Sixteen million precincts of one pixel, and no data: 8 GB of OpenJPEG's records of them."""
+    side = 4096
+    size = struct.pack(">HHH8LHBBB", 0xFF51, 41, 0, side, side, 0, 0, side, side, 0, 0, 1, 7, 1, 1)
+    coding = struct.pack(">HHBBHBBBBBBB", 0xFF52, 13, 1, 0, 1, 0, 0, 4, 4, 0, 1, 0)
+    part = struct.pack(">HHHLBBH", 0xFF90, 10, 0, 14, 0, 1, 0xFF93)
+    stream = b"\xff\x4f" + size + coding + struct.pack(">HHBB", 0xFF5C, 4, 0x40, 0x40) + part + b"\xff\xd9"
+    return encapsulated(dataset(film(bits=8), bits=8, Rows=side, Columns=side), stream, "1.2.840.10008.1.2.4.90")
+
+
 def jpeg2000_lengths():
     """An index of one tile-part, and 255 tile-parts: OpenJPEG 2.5.4 writes 6 KB behind its memory (OSV-2025-219)."""
     return encapsulated(dataset(), indexed_jpeg2000(film(), parts=255), "1.2.840.10008.1.2.4.90")
@@ -271,12 +281,12 @@ FILMS = {
     lying_length: "input.truncated",
     lying_jpeg: "input.corrupt",
     huge_jpeg: "input.too_large",
-    many_scans: "input.too_large",
+    many_scans: "input.corrupt",
     png_bomb: "input.too_large",
     png_text_bomb: "input.corrupt",
     png_pixel_bomb: "none",
     tiff_tiles: "input.too_large",
-    tiff_strips: "input.corrupt",
+    tiff_strips: "input.unsupported",
     tiff_tags: "input.corrupt",
     exif_tags: "none",
     png_empty_chunks: "input.too_large",
@@ -285,8 +295,9 @@ FILMS = {
     jpeg_segments: "input.too_large",
     jpeg2000_segments: "input.too_large",
     jp2_boxes: "input.corrupt",
-    jpeg2000_tiles: "input.truncated",
+    jpeg2000_tiles: "input.too_large",
     jpeg2000_size: "input.too_large",
+    jpeg2000_precincts: "input.too_large",
     jpeg2000_lengths: "none",
     jpeg2000_hidden_lengths: "none",
     empty_fragments: "input.too_large",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import io
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -192,6 +193,23 @@ def test_fragments_of_one_frame_are_joined():
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     np.testing.assert_array_equal(read(ds).pixels, pixels)
+
+
+@pytest.mark.requirement("R-INPUT-3")
+def test_a_jpeg_2000_film_without_all_of_its_tile_parts_is_never_a_film():
+    pixels = film(bits=12)
+    stream = indexed_jpeg2000(pixels, parts=3)
+    parts = [at for at in range(len(stream)) if stream.startswith(b"\xff\x90\0\x0a", at)]
+
+    def outcome(stream):
+        return code(read, encapsulated(dataset(pixels), stream + b"\0" * (len(stream) % 2), uid.JPEG2000Lossless))
+
+    assert outcome(stream) == "no error"
+    assert outcome(stream[: parts[1]] + stream[parts[2] :]) == "input.truncated"  # the second of three
+    stated = stream[: parts[0] + 11] + b"\4" + stream[parts[0] + 12 :]  # four, it says
+    assert outcome(stated) == "input.truncated"
+    empty = stream[: parts[0]] + struct.pack(">HHHLBBH", 0xFF90, 10, 0, 14, 0, 1, 0xFF93) + b"\xff\xd9"
+    assert outcome(empty) in ("input.truncated", "input.corrupt")
 
 
 @pytest.mark.parametrize("parts", [1, 3])

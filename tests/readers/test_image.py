@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import struct
 import threading
 import zlib
@@ -11,6 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from dicom_files import code, film, png, png_chunk
+from PIL import Image
 
 from ptxsdk.errors import InputError
 from ptxsdk.readers import read
@@ -59,6 +62,9 @@ def test_other_pngs_are_refused_by_name():
     assert code(read, png(8, 8, depth=1)) == "input.unsupported"
     assert code(read, png(8, 8, kind=3)) == "input.unsupported"
     assert code(read, png(8, 8, extra=png_chunk(b"tRNS", b"\0\0"))) == "input.unsupported"
+    header = struct.pack(">LLBBBBB", 4, 4, 8, 0, 0, 0, 0)
+    assert code(read, png(8, 8, extra=png_chunk(b"IHDR", header))) == "input.corrupt"
+    assert code(read, png(8, 8, extra=png_chunk(b"NEWS", b""))) == "input.corrupt"
     assert code(read, png(8, 8, extra=png_chunk(b"acTL", b"\0\0\0\2\0\0\0\0"))) == "input.multi_frame"
 
 
@@ -150,6 +156,79 @@ def test_jpeg_that_ends_early_is_never_a_film(options):
         assert code(read, cut) == "input.truncated", end
 
 
+def by_pillow(pixels, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue()
+
+
+def scan_data(file):
+    """Where the data of each scan of a JPEG start and end."""
+    starts = [at.end() for at in re.finditer(rb"\xff\xda\x00(\x08|\x0c)", file, re.DOTALL)]
+    starts = [start - 2 + struct.unpack_from(">H", file, start - 2)[0] for start in starts]
+    return [(start, re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]").search(file, start).start()) for start in starts]
+
+
+WAVE = film(133, 147, bits=8)
+GRAINY = np.random.default_rng(5).integers(0, 256, (133, 147), np.uint8)
+
+
+@pytest.mark.parametrize("pixels", [WAVE, GRAINY, np.dstack([GRAINY] * 3)], ids=["smooth", "grainy", "colour"])
+@pytest.mark.requirement("R-INPUT-3")
+def test_a_progressive_jpeg_that_lacks_something_is_never_a_film(pixels):
+    file = by_pillow(pixels, progressive=True)
+    whole = read(file).pixels
+    scans = scan_data(file)
+    assert len(scans) > 5
+    for start, end in scans:
+        for cut in (start, (start + end) // 2):
+            cut -= file[cut - 1] == 0xFF
+            assert code(read, file[:cut] + b"\xff\xd9") == "input.truncated"  # and all that follows
+            alone = file[:cut] + file[end:]  # and nothing else; of a gray film the scans of colour say nothing
+            assert code(read, alone) == "input.truncated" or np.array_equal(read(alone).pixels, whole)
+    header = file.rindex(b"\xff\xda", 0, scans[2][0])
+    assert code(read, file[:header] + file[scans[2][1] :]) in ("input.truncated", "input.corrupt")
+
+
+@pytest.mark.parametrize("pixels", [WAVE, GRAINY, np.dstack([GRAINY] * 3)], ids=["smooth", "grainy", "colour"])
+@pytest.mark.parametrize("options", [{"restart_marker_rows": 1}, {"restart_marker_blocks": 7}], ids=["rows", "blocks"])
+@pytest.mark.requirement("R-INPUT-3")
+def test_a_jpeg_that_lacks_a_restart_interval_is_never_a_film(pixels, options):
+    file = by_pillow(pixels, **options)
+    start, end = scan_data(file)[0]
+    assert read(file).shape == (133, 147)
+    marks = [start, *(at.start() for at in re.finditer(rb"\xff[\xd0-\xd7]", file)), end]
+    for number in (0, len(marks) // 2, len(marks) - 2):
+        first, last = marks[number] + 2 * (number > 0), marks[number + 1]
+        assert code(read, file[:first] + file[last:]) == "input.truncated", number  # emptied
+        half = (first + last) // 2
+        half -= file[half - 1] == 0xFF
+        assert code(read, file[:half] + file[last:]) == "input.truncated", number
+        assert code(read, file[:last] + b"\xff\xd9") == ("input.truncated" if last < end else "no error"), number
+        assert code(read, file[: marks[number]] + file[last:]) == "input.truncated", number  # with its mark
+    assert code(read, file[:end] + b"\xff\xd0" + file[end:]) == "input.truncated"
+    swapped = file[: marks[1] + 1] + file[marks[2] + 1 : marks[2] + 2] + file[marks[1] + 2 :]
+    assert code(read, swapped) == "input.truncated"
+
+
+@pytest.mark.parametrize("options", [{"level": 90}, {"lossless": True}])
+@pytest.mark.requirement("R-INPUT-3")
+def test_what_a_jpeg_decoder_stops_at_is_refused(options):
+    file = bytes(imagecodecs.jpeg8_encode(GRAINY, **options))
+    start, end = scan_data(file)[0]
+    half = (start + end) // 2
+    half -= file[half - 1] == 0xFF
+    for mark in (b"\xff\x01", b"\xff\x02", b"\xff\xbf", b"\xff\xd0", b"\xff\xd8"):
+        assert code(read, file[:half] + mark + file[half:]) in ("input.corrupt", "input.truncated")
+        assert code(read, file[:half] + mark + b"\xff\xd9") in ("input.corrupt", "input.truncated")
+    stuffed = file.index(b"\xff\0", half)
+    assert code(read, file[: stuffed + 1] + b"\1" + file[stuffed + 2 :]) == "input.corrupt"  # one bit
+    hidden = file[2:half] + b"\xff\xd9"  # in what is no segment, for a decoder
+    assert code(read, b"\xff\xd8\xff\0" + struct.pack(">H", len(hidden) + 2) + hidden + file[2:]) == "input.corrupt"
+    frame = file[file.index(b"\xff\xc3" if "lossless" in options else b"\xff\xc0") :][:13]
+    assert code(read, file[:2] + frame + file[2:]) == "input.corrupt"
+
+
 def test_bytes_after_the_jpeg_do_not_matter():
     file = imagecodecs.jpeg8_encode(GRAY8, level=90)
     np.testing.assert_array_equal(read(file + b"trailer" * 9).pixels, read(file).pixels)
@@ -168,6 +247,9 @@ def test_turned_films_are_refused():
         exif = b"Exif\0\0" + struct.pack("<2sHLHHHLLL", b"II", 42, 8, 1, 274, 3, 1, orientation, 0)
         segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
         assert code(read, file[:2] + segment + file[2:]) == expected
+        late = b"\xff\xfe\0\x08Exif\0\0" + 3 * (b"\xff\xe2" + struct.pack(">H", 40_002) + bytes(40_000)) + segment
+        assert code(read, file[:2] + late + file[2:]) == expected
+        assert code(read, png(8, 8, extra=png_chunk(b"eXIf", exif[6:]))) == expected
     assert code(read, tiff({**TIFF, 274: 4})) == "input.unsupported"
 
 
@@ -220,6 +302,19 @@ def test_other_tiffs_are_refused_by_name():
     assert code(read, tiff({**TIFF, 273: 4000})) == "input.truncated"
     assert code(read, tiff({256: 8, 257: 8, 258: 8, 262: 1})) == "input.corrupt"
     assert code(read, imagecodecs.tiff_encode(GRAY8, bigtiff=True)) == "input.unsupported"
+
+
+@pytest.mark.requirement("R-INPUT-3")
+def test_tiff_tags_that_decoders_differ_over_are_refused():
+    for tag, value in ((274, 3), (262, 0), (259, 7), (258, 8), (277, 1)):
+        plain = tiff({**TIFF, tag: value})
+        entry = plain.rindex(struct.pack("<HHL", tag, 4, 1))
+        for kind, count in ((8, 1), (9, 1), (16, 1), (4, 0), (4, 1 << 20)):  # SSHORT, SLONG, LONG8
+            changed = plain[:entry] + struct.pack("<HHL", tag, kind, count) + plain[entry + 8 :]
+            assert code(read, changed) == "input.unsupported", (tag, kind, count)
+    twice = bytearray(tiff({**TIFF, 263: 0}))  # the Photometric Interpretation once more
+    struct.pack_into("<H", twice, twice.rindex(struct.pack("<HHL", 263, 4, 1)), 262)
+    assert code(read, bytes(twice)) == "input.unsupported"
 
 
 @needs_tiff_encoder
@@ -351,8 +446,12 @@ def test_messages_use_the_given_name_and_no_path(tmp_path):
 @pytest.mark.requirement("R-INPUT-4")
 def test_a_jpeg_of_endless_scans_is_refused_before_decoding():
     file = bytes(imagecodecs.jpeg8_encode(GRAY8))
-    scan = file[file.index(b"\xff\xda") : -2]
-    assert code(read, file[:-2] + scan * 70 + file[-2:]) == "input.too_large"
+    scan = file.index(b"\xff\xda")
+    assert code(read, file[:-2] + file[scan:-2] * 2 + file[-2:]) == "input.corrupt"
+    refinements = [(k, k, bits) for k in range(64) for bits in (0x01, 0x10)]  # as many as there may be, of one bit
+    scans = [b"\xff\xda\0\x08\1\1\0" + bytes(refinement) + b"\0" for refinement in refinements]
+    progressive = file[:scan].replace(b"\xff\xc0", b"\xff\xc2", 1) + b"".join(scans) + file[-2:]
+    assert code(read, progressive) == "input.too_large"
 
 
 @needs_tiff_encoder
