@@ -136,13 +136,14 @@ class AuditFile(AuditChain):
     Parameters
     ----------
     path : path
-        The file; made, readable and writable by this user only, where there is none.
+        The file; made, readable and writable by this user only, where there is none.  One that is there must belong
+        to this user or root, and nobody else may write it.
 
     Raises
     ------
     AuditError
-        ``audit.failed``: it cannot be opened or written; ``audit.locked``: another process, or another `AuditFile`
-        of this one, writes it; ``audit.corrupt``: its last record is damaged.
+        ``audit.failed``: it cannot be opened or written, or others could have written it; ``audit.locked``: another
+        process, or another `AuditFile` of this one, writes it; ``audit.corrupt``: its last record is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -191,8 +192,12 @@ class AuditFile(AuditChain):
 
     def _resume(self) -> tuple[Head, bytes]:
         """Lock the file, cut off an unfinished line, and return where the chain stands and what was cut off."""
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise AuditError("audit.failed", f"{str(self.path)!r} is not a regular file")
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            remedy = "check it and make it this user's alone (chown, chmod 600), or begin another"
+            raise AuditError("audit.failed", f"others could have written {str(self.path)!r}: {remedy}")
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -419,6 +419,37 @@ def test_one_writer_at_a_time(log, tmp_path):
     assert refusal(verify, tmp_path / "missing") == "audit.failed"
 
 
+def test_a_log_that_others_could_have_written_is_not_gone_on_with(log, monkeypatch):
+    before = write_some(log) + b'{"audit":1'
+    log.write_bytes(before)
+    for mode in (0o666, 0o620, 0o602):
+        log.chmod(mode)
+        with pytest.raises(AuditError, match="chmod 600") as raised:
+            AuditFile(log)
+        assert raised.value.code == "audit.failed"
+    log.chmod(0o644)
+    owner = log.stat().st_uid
+    real = os.fstat
+
+    def owned_by(user):
+        def fstat(descriptor):
+            return os.stat_result((*real(descriptor)[:4], user, *real(descriptor)[5:]))
+
+        return fstat
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", owned_by(owner + 1))
+        assert refusal(AuditFile, log) == "audit.failed"
+    assert log.read_bytes() == before  # the unfinished line neither
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", owned_by(0))
+        AuditFile(log).close()
+    with AuditFile(log) as chain:
+        log.chmod(0o666)
+        chain.append("test", {})  # opened while it was this user's alone
+    assert verify(log).records == 8
+
+
 def test_a_full_disk_leaves_whole_records_and_the_chain_goes_on(log, monkeypatch):
     with AuditFile(log) as chain:
         chain.append("test", {})
