@@ -23,7 +23,7 @@ import ptxsdk
 from ptxsdk.deadline import wait_for_those_left
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
-from ptxsdk.files import open_file
+from ptxsdk.files import open_file, write_file
 from ptxsdk.node import command as node_commands
 
 if TYPE_CHECKING:
@@ -292,7 +292,6 @@ def keygen(
 ) -> None:
     """Make an Ed25519 key to sign engines with, and the public key that devices trust; replace no file."""
     from ptxsdk.engine import new_keys
-    from ptxsdk.files import write_file
 
     public = out.with_name(f"{out.name}.pub")
     try:
@@ -435,7 +434,6 @@ def _build(
 ) -> dict[str, Any]:
     """Build from an engine, or from an ONNX network in an engine's place."""
     from ptxsdk.build import VARIANTS, build_engine, build_variants
-    from ptxsdk.files import write_file
 
     unknown = [name for name in options["precisions"] if name not in VARIANTS]
     if unknown:
@@ -676,19 +674,42 @@ def _predict_one(
 
 
 def _write(detection: Detection, film: ptxsdk.Radiograph, path: Path, stem: Path, writers: tuple[str, ...]) -> None:
-    """Write what was asked for, beside each other, under the name that the film's results have."""
-    from ptxsdk.writers import DICOM, dicom_objects, write_dicom
-    from ptxsdk.writers.json import write_json
-    from ptxsdk.writers.overlay import write_overlay
+    """Write what was asked for, beside each other, under the name that the film's results have: all of it or nothing.
+
+    The JSON is written last: where it is, the other files are there.  So one of an earlier run goes first.
+    """
+    from ptxsdk.writers import DICOM, dicom_content, dicom_objects
+    from ptxsdk.writers.json import json_content
+    from ptxsdk.writers.overlay import overlay_content
 
     formats = [name for name in DICOM if name in writers]
     objects = dicom_objects(detection, film, formats) if formats else {}
-    if "json" in writers:
-        write_json(stem.with_name(f"{stem.name}.json"), str(path), detection)
+    contents: dict[Path, bytes] = {}
     if "overlay" in writers:
-        write_overlay(stem.with_name(f"{stem.name}{OVERLAY_SUFFIX}"), film, detection)
+        contents[stem.with_name(f"{stem.name}{OVERLAY_SUFFIX}")] = overlay_content(film, detection)
     for name, dataset in objects.items():
-        write_dicom(stem.with_name(f"{stem.name}.{name}.dcm"), dataset)
+        contents[stem.with_name(f"{stem.name}.{name}.dcm")] = dicom_content(dataset)
+    if "json" in writers:
+        last = stem.with_name(f"{stem.name}.json")
+        contents[last] = json_content(str(path), detection)
+        _remove(last)
+    written: list[Path] = []
+    try:
+        for target, content in contents.items():
+            write_file(target, content)
+            written.append(target)
+    except BaseException:
+        for target in written:
+            with contextlib.suppress(OSError):
+                target.unlink()
+        raise
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriterError("writer.failed", f"{str(path)!r} cannot be replaced: {error.strerror}") from error
 
 
 def _progress(

@@ -235,6 +235,41 @@ def test_dicom_results_of_a_picture_fail_and_leave_nothing(folder):
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.parametrize("at", ["c.dcm.overlay.png", "c.dcm.sr.dcm", "c.dcm.json"])
+def test_a_film_whose_results_are_not_all_there_has_no_json_and_nothing_else(folder, at):
+    from dicom_files import content
+    from dicom_results import chest_dataset
+
+    (folder / "c.dcm").write_bytes(content(chest_dataset()))
+    out = folder / "out"
+    (out / at).mkdir(parents=True)
+    (out / "c.dcm.notes").write_text("not of this run")
+    result = predict(folder, folder / "c.dcm", "--out", out, "--write", "json,overlay,sc,sr", "--json")
+    assert result.exit_code == 1
+    assert lines(result)[0]["error"]["code"] == "writer.failed"
+    assert {path.name for path in out.iterdir()} == {at, "c.dcm.notes"}
+
+
+@pytest.mark.parametrize(("refused", "left"), [(b"{", []), (b"\x89PNG", ["a.png.overlay.png"])])
+def test_a_full_disk_leaves_no_json_of_an_earlier_run(folder, monkeypatch, refused, left):
+    film, out = folder / "films" / "a.png", folder / "out"
+    real = os.fsync
+
+    def full(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").read_bytes().startswith(refused):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    assert predict(folder, film, "--out", out).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        result = predict(folder, film, "--out", out, "--json")
+    assert lines(result)[0]["error"]["code"] == "writer.failed"
+    assert [path.name for path in out.iterdir()] == left
+    assert predict(folder, film, "--out", out).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a.png.json", "a.png.overlay.png"]
+
+
 @pytest.mark.requirement("R-WORDS-1")
 def test_the_text_form_says_flagged_or_not_flagged_and_never_normal(folder):
     result = predict(folder, folder / "films")

@@ -124,6 +124,15 @@ def dicom_objects(
     return made
 
 
+def dicom_content(dataset: Dataset) -> bytes:
+    """Return the content of a DICOM file."""
+    from pydicom import dcmwrite
+
+    content = io.BytesIO()
+    dcmwrite(content, dataset, enforce_file_format=True)
+    return content.getvalue()
+
+
 def write_dicom(path: str | os.PathLike[str], dataset: Dataset) -> None:
     """Write a DICOM file, atomically.
 
@@ -132,8 +141,4 @@ def write_dicom(path: str | os.PathLike[str], dataset: Dataset) -> None:
     WriterError
         ``writer.failed``; nothing is left behind.
     """
-    from pydicom import dcmwrite
-
-    content = io.BytesIO()
-    dcmwrite(content, dataset, enforce_file_format=True)
-    write_file(path, content.getvalue())
+    write_file(path, dicom_content(dataset))

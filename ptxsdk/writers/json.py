@@ -29,6 +29,11 @@ def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
     return json.dumps(body, allow_nan=False)
 
 
+def json_content(file: str, detection: Detection) -> bytes:
+    """Return the content of a film's JSON file: the line, with its end."""
+    return (to_line(file, detection) + "\n").encode("ascii")
+
+
 def write_json(path: str | os.PathLike[str], file: str, detection: Detection) -> None:
     """Write the line to a file, atomically.
 
@@ -37,4 +42,4 @@ def write_json(path: str | os.PathLike[str], file: str, detection: Detection) ->
     WriterError
         ``writer.failed``; nothing is left behind.
     """
-    write_file(path, (to_line(file, detection) + "\n").encode("ascii"))
+    write_file(path, json_content(file, detection))

@@ -58,6 +58,22 @@ def render_overlay(film: Radiograph, detection: Detection, *, longest_side: int 
     )
 
 
+def overlay_content(film: Radiograph, detection: Detection) -> bytes:
+    """Return the overlay as a PNG.
+
+    Raises
+    ------
+    WriterError
+        ``writer.profile``, or ``writer.failed``.
+    """
+    import cv2
+
+    encoded, content = cv2.imencode(".png", render_overlay(film, detection))
+    if not encoded:
+        raise WriterError("writer.failed", "the overlay could not be encoded")
+    return content.tobytes()
+
+
 def write_overlay(path: str | os.PathLike[str], film: Radiograph, detection: Detection) -> None:
     """Write the overlay as a PNG, atomically.
 
@@ -66,12 +82,7 @@ def write_overlay(path: str | os.PathLike[str], film: Radiograph, detection: Det
     WriterError
         ``writer.profile``, or ``writer.failed``; nothing is left behind.
     """
-    import cv2
-
-    encoded, content = cv2.imencode(".png", render_overlay(film, detection))
-    if not encoded:
-        raise WriterError("writer.failed", "the overlay could not be encoded")
-    write_file(path, content.tobytes())
+    write_file(path, overlay_content(film, detection))
 
 
 def _display(film: Radiograph, longest_side: int) -> Canvas:
