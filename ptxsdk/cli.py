@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 OVERLAY_SUFFIX = ".overlay.png"
 RESULT_SUFFIXES = (OVERLAY_SUFFIX, ".sc.dcm", ".sr.dcm", ".seg.dcm", ".gsps.dcm")
+MAX_NAME_BYTES = 255
+"""Of a file's name, on the usual file systems."""
 
 _log = logging.getLogger("ptxsdk.cli")
 
@@ -608,13 +611,27 @@ def _find_films(films: Iterable[Path]) -> Iterator[tuple[Path, str | PtxsdkError
             yield given, InputError("input.not_found", "the folder holds no film")
         for path in paths:
             relative = path.relative_to(given) if path != given else Path(path.name)
-            name = wanted = "__".join(relative.parts)
+            wanted = "__".join(relative.parts)
+            name = _shortened(wanted)
             count = 1
             while name in taken:
                 count += 1
-                name = f"{wanted}-{count}"
+                name = _shortened(f"{wanted}-{count}")
             taken.add(name)
             yield path, name
+
+
+def _shortened(name: str) -> str:
+    """Return a name that every suffix of results can follow: one too long ends with a hash of all of it instead."""
+    room = MAX_NAME_BYTES - max(map(len, RESULT_SUFFIXES))
+    encoded = os.fsencode(name)
+    if len(encoded) <= room:
+        return name
+    end = f"-{hashlib.sha256(encoded).hexdigest()[:32]}"
+    beginning = name[: room - len(end)]
+    while len(os.fsencode(beginning)) > room - len(end):  # cut between characters, not inside one
+        beginning = beginning[:-1]
+    return beginning + end
 
 
 def _look_into(given: Path) -> tuple[list[Path], list[tuple[Path, PtxsdkError]]]:

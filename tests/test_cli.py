@@ -192,6 +192,40 @@ def test_the_same_file_twice_gets_two_results(folder):
     assert sorted(path.name for path in out.iterdir()) == ["a.png-2.json", "a.png.json"]
 
 
+@pytest.mark.parametrize("letter", ["x", "ü", "胸", "\udcff"])
+def test_a_film_deep_in_folders_of_long_names_gets_results(folder, letter):
+    film = (folder / "films" / "b.png").read_bytes()
+    length = 60 // len(os.fsencode(letter))
+    deep = (folder / "films").joinpath(*[letter * length] * 5)
+    deep.mkdir(parents=True)
+    for name in ("one.png", "two.png"):
+        (deep / name).write_bytes(film)
+    found = []
+    for out in (folder / "first", folder / "second"):
+        result = predict(folder, folder / "films", "--out", out)
+        assert result.exit_code == 0, result.output
+        found.append(sorted(os.fsencode(path.name) for path in out.iterdir()))
+    assert found[0] == found[1]
+    assert len(found[0]) == 5 * 2
+    shortened = [name for name in found[0] if name.startswith(os.fsencode(f"{letter * length}__{letter}"))]
+    assert len(shortened) == 2 * 2
+    assert all(200 < len(name) <= 255 for name in shortened)
+    if letter != "\udcff":
+        assert [name.decode() for name in shortened]  # no character is cut
+
+
+def test_only_names_that_are_too_long_are_shortened(tmp_path):
+    names = ["x" * 243, "x" * 244, "x" * 243 + "y", "ü" * 121 + "x", "ü" * 121 + "xx"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = {path.name: name for path, name in _find_films([tmp_path]) if isinstance(name, str)}
+    assert [found[name] == name for name in names] == [True, False, False, True, False]
+    assert len(set(found.values())) == len(names)
+    twice = [name for _, name in _find_films([tmp_path / names[0], tmp_path / names[0]])]
+    assert twice[0] == names[0] != twice[1]
+    assert len(twice[1]) == 243
+
+
 def test_triage_writes_no_location(folder):
     out = folder / "out"
     result = predict(folder, folder / "films" / "a.png", "--profile", "triage", "--json", "--out", out)
