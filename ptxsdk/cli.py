@@ -21,6 +21,7 @@ import numpy as np
 import typer
 
 import ptxsdk
+from ptxsdk.arguments import path_argument, path_option
 from ptxsdk.deadline import wait_for_those_left
 from ptxsdk.detection import DISCLAIMER, Detection
 from ptxsdk.errors import BuildError, DetectorError, InputError, PtxsdkError, WriterError
@@ -61,17 +62,17 @@ class Profile(str, Enum):
     cade = "cade"
 
 
-EngineOption = Annotated[Path | None, typer.Option("--engine", help="A .ptxengine; default: the one that ships.")]
-EngineArgument = Annotated[Path | None, typer.Argument(metavar="[ENGINE]", help="Default: the one that ships.")]
+EngineOption = Annotated[Path | None, path_option("--engine", help="A .ptxengine; default: the one that ships.")]
+EngineArgument = Annotated[Path | None, path_argument(metavar="[ENGINE]", help="Default: the one that ships.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N].")]
 BackendOption = Annotated[str, typer.Option("--backend", help="auto, openvino, tensorrt or onnxruntime.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the network.")]
 KeyOption = Annotated[
-    Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
+    Path | None, path_option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
 ]
 RollbackOption = Annotated[
     Path | None,
-    typer.Option("--rollback", metavar="FILE", help="With --key: refuse engines older than this file knows."),
+    path_option("--rollback", metavar="FILE", help="With --key: refuse engines older than this file knows."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
 
@@ -117,7 +118,7 @@ def _open_standard_streams() -> None:
 
 @app.command()
 def predict(
-    films: Annotated[list[Path], typer.Argument(metavar="FILE|DIR...", help="Films; folders are searched.")],
+    films: Annotated[list[Path], path_argument(metavar="FILE|DIR...", help="Films; folders are searched.")],
     engine: EngineOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -125,7 +126,7 @@ def predict(
     profile: Annotated[Profile, typer.Option("--profile", help="triage: never a location.")] = Profile.cade,
     operating_point: Annotated[str | None, typer.Option("--operating-point", help="By name.")] = None,
     as_json: JsonOption = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for what --write names.")] = None,
+    out: Annotated[Path | None, path_option("--out", help="Folder for what --write names.")] = None,
     write: Annotated[
         str | None, typer.Option("--write", help="With --out: overlay,json (the default), sc,sr,seg,gsps.")
     ] = None,
@@ -135,7 +136,7 @@ def predict(
     key: KeyOption = None,
     rollback: RollbackOption = None,
     audit: Annotated[
-        Path | None, typer.Option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
+        Path | None, path_option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up a film that takes longer.")
@@ -291,7 +292,7 @@ def verify(
 
 @app.command()
 def keygen(
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The private key; its public key is FILE.pub.")],
+    out: Annotated[Path, path_option("--out", metavar="FILE", help="The private key; its public key is FILE.pub.")],
 ) -> None:
     """Make an Ed25519 key to sign engines with, and the public key that devices trust; replace no file."""
     from ptxsdk.engine import new_keys
@@ -310,9 +311,9 @@ def keygen(
 
 @app.command()
 def sign(
-    engine: Annotated[Path, typer.Argument(metavar="ENGINE", help="All but its signature is verified first.")],
-    key: Annotated[Path, typer.Option("--key", metavar="PRIVATE", help="Ed25519 private key, raw or plain PEM.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Engine to write; may be ENGINE.")],
+    engine: Annotated[Path, path_argument(metavar="ENGINE", help="All but its signature is verified first.")],
+    key: Annotated[Path, path_option("--key", metavar="PRIVATE", help="Ed25519 private key, raw or plain PEM.")],
+    out: Annotated[Path, path_option("--out", metavar="FILE", help="Engine to write; may be ENGINE.")],
     security_version: Annotated[
         int | None, typer.Option("--security-version", min=1, help="Devices refuse lower ones once they ran this.")
     ] = None,
@@ -335,7 +336,7 @@ def sign(
 
 @app.command()
 def provision(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")],
+    file: Annotated[Path, path_argument(metavar="FILE", help="Must not exist.")],
     security_version: Annotated[
         int, typer.Option("--security-version", min=0, help="The lowest that this device accepts.")
     ] = 0,
@@ -349,7 +350,7 @@ def provision(
 
 @app.command()
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An audit log; it may be in use.")],
+    file: Annotated[Path, path_argument(metavar="FILE", help="An audit log; it may be in use.")],
     head: Annotated[
         str | None, typer.Option("--head", metavar="HASH", help="Hash of a record that must be there.")
     ] = None,
@@ -376,20 +377,20 @@ def audit(
 
 @app.command()
 def build(
-    source: Annotated[Path | None, typer.Argument(metavar="[ENGINE|ONNX]", help="Default: the one that ships.")] = None,
+    source: Annotated[Path | None, path_argument(metavar="[ENGINE|ONNX]", help="Default: the one that ships.")] = None,
     films: Annotated[
-        Path | None, typer.Option("--films", help="Folder or CSV table of films, to calibrate and to measure with.")
+        Path | None, path_option("--films", help="Folder or CSV table of films, to calibrate and to measure with.")
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option("--validation", help="Other films to measure with; else --films are split.")
+        Path | None, path_option("--validation", help="Other films to measure with; else --films are split.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Engine to write; for an ONNX a folder.")] = None,
+    out: Annotated[Path | None, path_option("--out", help="Engine to write; for an ONNX a folder.")] = None,
     precisions: Annotated[str, typer.Option("--precisions", help="Variants to make.")] = "fp16,int8",
     int8: Annotated[
-        Path | None, typer.Option("--int8", help="The INT8 network, quantized elsewhere: training.distil_int8.")
+        Path | None, path_option("--int8", help="The INT8 network, quantized elsewhere: training.distil_int8.")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option("--like", help="For an ONNX: engine with its contract. Default: the one that ships.")
+        Path | None, path_option("--like", help="For an ONNX: engine with its contract. Default: the one that ships.")
     ] = None,
     describe: Annotated[str, typer.Option("--describe", help="What the films are, for the manifest.")] = "",
     version: Annotated[str | None, typer.Option("--version", help="Version of the new engine.")] = None,

@@ -10,11 +10,13 @@ import pty
 import subprocess
 import sys
 import threading
+import typing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import typer
 from made import make_chest
 from typer.testing import CliRunner
 
@@ -346,6 +348,37 @@ def test_usage_errors_exit_with_two(folder, arguments, monkeypatch):
         arguments = ["verify", "tiny.ptxengine", *arguments[1:]]
     assert run(*arguments).exit_code == 2
     assert not (folder / "o").exists() or not list((folder / "o").iterdir())
+
+
+def path_arguments():
+    """Return every argument and option of the command line that takes a path, as one gives it."""
+    found = []
+    for name, command in typer.main.get_command(app).commands.items():
+        hints = typing.get_type_hints(command.callback)
+        for parameter in command.params:
+            if "pathlib" in repr(hints.get(parameter.name)):
+                found.append([name, *(option for option in parameter.opts if option.startswith("--"))])
+    return found
+
+
+@pytest.mark.parametrize("argument", path_arguments(), ids=" ".join)
+def test_an_empty_path_is_a_usage_error(tmp_path, monkeypatch, argument):
+    monkeypatch.chdir(tmp_path)
+    result = run(*argument, "")
+    assert result.exit_code == 2
+    assert "the path is empty" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_shell_variable_is_not_the_current_folder(folder, monkeypatch):
+    assert len(path_arguments()) > 30
+    monkeypatch.chdir(folder / "films")
+    before = sorted(Path().rglob("*"))
+    for arguments in (["", "--json"], ["b.png", "", "--json"], ["b.png", "--json", "--out", ""]):
+        result = predict(folder, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+    assert sorted(Path().rglob("*")) == before
+    assert len(lines(predict(folder, ".", "--json"))) == 3
 
 
 def test_an_engine_that_cannot_be_used_fails_every_film(folder):

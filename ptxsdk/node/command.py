@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ptxsdk.arguments import path_argument, path_option
 from ptxsdk.errors import NodeError, PtxsdkError
 
 if TYPE_CHECKING:
@@ -21,27 +22,27 @@ _MIB = 1 << 20
 Forward = Annotated[
     list[str] | None, typer.Option("--forward", metavar="AET@HOST:PORT", help="Where results go; may be repeated.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to leave results in.")]
-Spool = Annotated[Path, typer.Option("--spool", help="Folder of the queue.")]
+Out = Annotated[Path | None, path_option("--out", help="Folder to leave results in.")]
+Spool = Annotated[Path, path_option("--spool", help="Folder of the queue.")]
 Write = Annotated[str, typer.Option("--write", help="sc,sr,seg,gsps; default the first three.")]
 ProfileOption = Annotated[str, typer.Option("--profile", help="triage or cade; triage: never a location.")]
 Aet = Annotated[str, typer.Option("--aet", help="AE title of the node.")]
 Http = Annotated[
     int | None, typer.Option("--http", metavar="PORT", help="Health, counters and page, on 127.0.0.1; 0: any port.")
 ]
-Engine = Annotated[Path | None, typer.Option("--engine", help="A .ptxengine; default: the one that ships.")]
+Engine = Annotated[Path | None, path_option("--engine", help="A .ptxengine; default: the one that ships.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda[:N].")]
 Backend = Annotated[str, typer.Option("--backend", help="auto, openvino, tensorrt or onnxruntime.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, fp16 or int8.")]
 Point = Annotated[str | None, typer.Option("--operating-point", help="By name.")]
 Key = Annotated[
-    Path | None, typer.Option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
+    Path | None, path_option("--key", metavar="PUB", help="Ed25519 public key, raw or PEM: refuse other engines.")
 ]
 Rollback = Annotated[
-    Path | None, typer.Option("--rollback", metavar="FILE", help="Refuse engines older than this file remembers.")
+    Path | None, path_option("--rollback", metavar="FILE", help="Refuse engines older than this file remembers.")
 ]
 Audit = Annotated[
-    Path | None, typer.Option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
+    Path | None, path_option("--audit", metavar="FILE", help="Append a record of every film, scored or not.")
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", help="Give up a film that takes longer, after three tries.")
@@ -52,9 +53,9 @@ Reserve = Annotated[int, typer.Option("--reserve", metavar="MIB", min=0, help="R
 MaxObject = Annotated[int, typer.Option("--max-object", metavar="MIB", min=1, help="Largest object taken.")]
 Grace = Annotated[float, typer.Option("--grace", metavar="SECONDS", min=0, help="For what is in hand at a stop.")]
 GiveUp = Annotated[float, typer.Option("--give-up", metavar="HOURS", help="Results are given up that waited longer.")]
-TlsCert = Annotated[Path | None, typer.Option("--tls-cert", help="PEM: speak TLS, with this certificate.")]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM of its key.")]
-TlsCa = Annotated[Path | None, typer.Option("--tls-ca", help="PEM: peers must be signed by one of these.")]
+TlsCert = Annotated[Path | None, path_option("--tls-cert", help="PEM: speak TLS, with this certificate.")]
+TlsKey = Annotated[Path | None, path_option("--tls-key", help="PEM of its key.")]
+TlsCa = Annotated[Path | None, path_option("--tls-ca", help="PEM: peers must be signed by one of these.")]
 ForwardTls = Annotated[bool, typer.Option("--forward-tls", help="Speak TLS to the destinations as well.")]
 
 
@@ -129,7 +130,7 @@ def node(
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that DICOM files are dropped into.")],
+    folder: Annotated[Path, path_argument(metavar="DIR", help="Folder that DICOM files are dropped into.")],
     out: Out = None,
     forward: Forward = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove a file once its film was read.")] = False,
@@ -180,7 +181,7 @@ def watch(
 
 
 def view(
-    spool: Annotated[Path, typer.Argument(metavar="SPOOL", help="Folder of a node's queue.")],
+    spool: Annotated[Path, path_argument(metavar="SPOOL", help="Folder of a node's queue.")],
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="On 127.0.0.1; 0: any.")] = 11113,
 ) -> None:
     """Show the films in a spool in a browser on this machine, also while no node runs."""
