@@ -22,7 +22,7 @@ from harness import main
 from script import INTERESTING, Script, script_seed
 
 from ptxsdk.errors import CODES, InputError
-from ptxsdk.readers import codestream
+from ptxsdk.readers import codestream, jpeg, jpeg2000
 
 JPEG2000_SEGMENTS = (0xFF50, 0xFF51, 0xFF52, 0xFF53, 0xFF55, 0xFF57, 0xFF58, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F)
 JPEG2000_SEGMENTS += (0xFF60, 0xFF61, 0xFF63, 0xFF64, 0xFF74, 0xFF75, 0xFF77, 0xFF78, 0xFF30, 0xFF91, 0xFF92)
@@ -49,14 +49,14 @@ def encoded() -> tuple[Stream, ...]:
     """Encode them."""
     eight, twelve = film(bits=8), film(bits=12)
     colour = np.dstack([eight, eight, film(bits=8, seed=1)])
-    jpeg, jpegls, jpeg2000 = imagecodecs.jpeg8_encode, imagecodecs.jpegls_encode, imagecodecs.jpeg2k_encode
-    found: list[Stream] = [("jpeg", jpeg(pixels)) for pixels in (eight, colour)]
-    found += [("jpeg", jpeg(colour, subsampling="420")), ("jpeg", jpeg(eight, predictor=4, lossless=True))]
-    found += [("jpeg", jpeg(twelve, bitspersample=12, lossless=lossless)) for lossless in (False, True)]
+    plain, jpegls, wavelet = imagecodecs.jpeg8_encode, imagecodecs.jpegls_encode, imagecodecs.jpeg2k_encode
+    found: list[Stream] = [("jpeg", plain(pixels)) for pixels in (eight, colour)]
+    found += [("jpeg", plain(colour, subsampling="420")), ("jpeg", plain(eight, predictor=4, lossless=True))]
+    found += [("jpeg", plain(twelve, bitspersample=12, lossless=lossless)) for lossless in (False, True)]
     found += [("jpegls", jpegls(pixels, level=level)) for pixels in (eight, twelve, colour) for level in (0, 2)]
-    found += [("jpeg2000", jpeg2000(pixels, codecformat="j2k", reversible=True)) for pixels in (twelve, colour)]
-    found.append(("jpeg2000", jpeg2000(eight, codecformat="j2k", level=30)))
-    found.append(("jpeg2000", jpeg2000(twelve, codecformat="jp2", reversible=True)))
+    found += [("jpeg2000", wavelet(pixels, codecformat="j2k", reversible=True)) for pixels in (twelve, colour)]
+    found.append(("jpeg2000", wavelet(eight, codecformat="j2k", level=30)))
+    found.append(("jpeg2000", wavelet(twelve, codecformat="jp2", reversible=True)))
     found += [("jpeg2000", indexed_jpeg2000(twelve, parts=parts)) for parts in (1, 4)]
     for options in ({}, {"tile": (16, 16), "tlm": True}, {"resolutions": 3, "tilepart": 1, "tlm": True}):
         found += [("jpeg2000", imagecodecs.htj2k_encode(pixels, **options)) for pixels in (twelve, colour)]
@@ -95,7 +95,7 @@ def segments(script: Script, head: bytes, kinds: tuple[int, ...]) -> bytes:
     )
 
 
-def jpeg(script: Script, raw: bytes) -> bytes:
+def changed_jpeg(script: Script, raw: bytes) -> bytes:
     """A JPEG or JPEG-LS with changed segments and data."""
     scan = raw.index(b"\xff\xda")
     data = scan + 2 + int(struct.unpack_from(">H", raw, scan + 2)[0])
@@ -107,7 +107,7 @@ def jpeg(script: Script, raw: bytes) -> bytes:
     return raw[:2] + head + body + raw[-2:]
 
 
-def jpeg2000(script: Script, raw: bytes) -> bytes:
+def changed_jpeg2000(script: Script, raw: bytes) -> bytes:
     """A JPEG 2000 with a changed main header, and tile-parts that are changed, split, repeated, numbered anew."""
     start = raw.find(b"\xff\x4f\xff\x51")
     first = raw.index(b"\xff\x90", start)
@@ -149,7 +149,7 @@ def jpeg2000(script: Script, raw: bytes) -> bytes:
 def one_input(data: bytes) -> None:
     script = Script(data)
     family, raw = script.choice(streams())
-    raw = jpeg2000(script, raw) if family == "jpeg2000" else jpeg(script, raw)
+    raw = changed_jpeg2000(script, raw) if family == "jpeg2000" else changed_jpeg(script, raw)
     try:
         found = codestream.measure(raw, family, READING.limits)
         pixels = codestream.decode(raw, family, found, READING)
@@ -167,4 +167,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    main(one_input, seeds, (codestream,))
+    main(one_input, seeds, (codestream, jpeg, jpeg2000))

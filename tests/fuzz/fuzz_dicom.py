@@ -19,7 +19,7 @@ from script import INTERESTING, Script, script_seed
 
 from ptxsdk import radiograph, readers
 from ptxsdk.errors import CODES, InputError
-from ptxsdk.readers import codestream, dicom, elements, image
+from ptxsdk.readers import codestream, dicom, elements, image, jpeg, jpeg2000
 from ptxsdk.readers.limits import Limits
 from ptxsdk.readers.reading import Reading
 
@@ -49,7 +49,7 @@ TEXTS = (
 )
 
 
-MODULES = (codestream, dicom, elements, image, radiograph, readers)
+MODULES = (codestream, dicom, elements, image, jpeg, jpeg2000, radiograph, readers)
 
 
 def _rle(pixels: np.ndarray) -> bytes:
