@@ -190,7 +190,7 @@ class NodeConfig:
             raise NodeError("node.option", "results have nowhere to go: name --forward or --out")
         if self.out is not None and not _is_utf8(self.out):
             raise NodeError("node.option", "the name of --out is not UTF-8")
-        self._check_watched()
+        self._check_folders()
         if self.forward_tls and self.tls is None:
             raise NodeError("node.option", "--forward-tls needs --tls-cert and --tls-key")
         if len({peer.name for peer in self.forward}) < len(self.forward):
@@ -203,11 +203,14 @@ class NodeConfig:
             if not 0 < getattr(self, name) <= threading.TIMEOUT_MAX:
                 raise NodeError("node.option", f"{name} must be above 0, and no more than can be waited")
 
-    def _check_watched(self) -> None:
-        """Refuse to take for films what the node itself writes, and to keep the queue where a unit drops films."""
+    def _check_folders(self) -> None:
+        """Refuse to take for films what the node itself writes, and to keep the queue where others' files are."""
+        spool = self.spool.resolve()
+        if self.out is not None and self.out.resolve().is_relative_to(spool):
+            raise NodeError("node.option", "--out lies in --spool")
         if self.watch is None:
             return
-        watched, spool = self.watch.resolve(), self.spool.resolve()
+        watched = self.watch.resolve()
         if spool.is_relative_to(watched):
             raise NodeError("node.option", "--spool lies in the folder that is watched")
         if watched.is_relative_to(spool):

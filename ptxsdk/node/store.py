@@ -2,7 +2,8 @@
 
 What is in the database is on the disk: every file is flushed, and its folder with it, before the row that names it is
 committed, and every commit is flushed (WAL, ``synchronous=FULL``).  Files that no row names are left-overs of a crash
-and were never acknowledged to anybody; they are removed at the start.
+and were never acknowledged to anybody; they are removed at the start, by their names.  Other files are not touched, and
+a queue is not begun where films or results lie already: it may have been lost, and they with it.
 
 A film goes ``received`` -> ``scored`` (results stand in the spool) -> ``done`` (every destination has them), or ends as
 ``refused`` (the input gate) or ``failed``, with the error's code.  Films are named by a random token: neither file
@@ -17,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -35,6 +37,8 @@ MAX_ATTEMPTS = 3
 
 State = Literal["received", "scored", "done", "refused", "failed"]
 FINAL = ("done", "refused", "failed")
+_OUR_FILM = re.compile(r"[0-9a-f]{16}\.dcm|\.[0-9a-f]{16}\.part")  # of `write_file`, too
+_OUR_RESULTS = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.part")
 _NO_OBJECTS = "-"  # in the column `objects`, where nothing at all says that nobody noted them
 
 _SCHEMA = """
@@ -186,18 +190,35 @@ class Store:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
         try:
+            if not readonly:
+                self._refuse_foreign(database)
             _prepare(database, readonly=readonly)
         except BaseException:
             database.close()
             raise
         return database
 
+    def _refuse_foreign(self, database: sqlite3.Connection) -> None:
+        """Refuse a queue that is new beside films or results: they are somebody else's, or the queue was lost."""
+        if database.execute("PRAGMA user_version").fetchone()[0] != 0:
+            return
+        for path in (self._films, self._results):
+            if any(path.iterdir()):
+                raise NodeError(
+                    "node.spool",
+                    f"there is no queue for what lies in {str(path)!r}: bring its queue.sqlite back, move the files "
+                    "away, or name another --spool",
+                )
+
     def _sweep(self) -> None:
-        """Remove files that no row names, and end films that took the node down too often."""
+        """Remove files of ours that no row names, and end films that took the node down too often."""
         named = {token for (token,) in self._database.execute("SELECT token FROM films WHERE files")}
-        for path in (*self._films.iterdir(), *self._results.iterdir()):
-            if path.name.removesuffix(".dcm") not in named:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self._films.iterdir():
+            if _OUR_FILM.fullmatch(path.name) and path.name.removesuffix(".dcm") not in named:
+                path.unlink()
+        for path in self._results.iterdir():
+            if _OUR_RESULTS.fullmatch(path.name) and path.name not in named:
+                shutil.rmtree(path)
         with self._transaction():
             self._database.execute(
                 "UPDATE films SET state='failed', code=?, message=?, finished=? WHERE state='received' AND attempts>=?",

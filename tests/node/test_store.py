@@ -136,14 +136,62 @@ def test_what_was_taken_survives_and_what_was_not_is_swept(folder):
     film = store.claim()
     store.finish(film, RESULT, {"sc.dcm": b"picture"}, DESTINATIONS)
     (folder / "films" / ("0" * 16 + ".dcm")).write_bytes(b"never acknowledged")
-    (folder / "films" / ".abc.part").write_bytes(b"half")
-    (folder / "results" / ".abc.part").mkdir()
+    (folder / "films" / f".{'1' * 16}.part").write_bytes(b"half")
+    (folder / "results" / f".{'2' * 16}.part").mkdir()
+    (folder / "results" / ("3" * 16)).mkdir()
+    (folder / "results" / ("3" * 16) / "sc.dcm").write_bytes(b"of a film that is forgotten")
     store.close()
     store = Store(folder)
     assert store.claim().sop_instance_uid == "1.1"
     assert store.due(DESTINATIONS[0])[0].token == film.token
     assert sorted(path.name for path in (folder / "results").iterdir()) == [film.token]
     assert len(dicom_files(folder)) == 3
+    store.close()
+
+
+def test_what_is_not_ours_is_left_where_it_lies(folder):
+    Store(folder).close()
+    foreign = [
+        *(folder / "films" / name for name in ("original.dcm", "0123.dcm", "notes", ".copy.part")),
+        *(folder / "results" / name for name in ("1.2.3/result.json", "report.pdf", ".copy.part")),
+    ]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"the only copy")
+    Store(folder).close()
+    assert all(path.read_bytes() == b"the only copy" for path in foreign)
+
+
+@pytest.mark.parametrize("place", ["films", "results"])
+def test_a_folder_of_somebody_elses_is_no_spool(folder, place):
+    path = folder / place / "original.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"the only copy")
+    for _ in range(2):
+        with pytest.raises(NodeError) as raised:
+            Store(folder)
+        assert raised.value.code == "node.spool"
+        assert str(path.parent) in raised.value.message
+        assert path.read_bytes() == b"the only copy"
+
+
+@pytest.mark.requirement("R-NODE-1")
+@pytest.mark.parametrize("how", ["gone", "empty", "zeros"])
+def test_a_queue_that_was_lost_costs_no_film(folder, how):
+    store = Store(folder)
+    _, token = store.put(b"film", "1.2", "AET")
+    store.close()
+    queue, kept = folder / "queue.sqlite", (folder / "queue.sqlite").read_bytes()
+    queue.unlink()
+    if how != "gone":
+        queue.write_bytes(b"" if how == "empty" else bytes(len(kept)))
+    for _ in range(2):
+        with pytest.raises(NodeError) as raised:
+            Store(folder)
+        assert raised.value.code == "node.spool"
+    queue.write_bytes(kept)
+    store = Store(folder)
+    assert store.read(store.find(token)) == b"film"
     store.close()
 
 

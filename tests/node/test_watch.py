@@ -360,6 +360,9 @@ def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
         ("watch", "{0}", "--out", "{0}_out"),  # the spool is in there
         ("watch", "{0}/s/dropped", "--out", "{0}_out"),
         ("node", "--port", "0", "--http", "0", "--out", "\udcfcber"),
+        ("node", "--port", "0", "--http", "0", "--out", "{0}/s"),
+        ("node", "--port", "0", "--http", "0", "--out", "{0}/s/results"),
+        ("node", "--port", "0", "--http", "0", "--out", "{0}/s/../s/out"),
         ("watch", "{0}"),
         ("node", "--port", "0", "--http", "0", "--forward", "PACS@host"),
         ("node", "--port", "0", "--http", "0", "--forward", "PACS@host:0"),

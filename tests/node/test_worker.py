@@ -55,7 +55,7 @@ def put(parts, number):
 
 def test_what_is_sent_follows_from_the_profile(tmp_path):
     for profile, formats in (("cade", ("sc", "sr", "seg")), ("triage", ("sc", "sr"))):
-        assert NodeConfig(spool=tmp_path, out=tmp_path, profile=profile).formats == formats
+        assert NodeConfig(spool=tmp_path / "spool", out=tmp_path, profile=profile).formats == formats
 
 
 @pytest.mark.parametrize(
