@@ -18,7 +18,7 @@ import pydicom
 import pytest
 from made import make_chest
 from node_process import FLAGGED, Node, association, dx, film_files, get, program, send, storescu, wait_for
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     ComputedRadiographyImageStorage,
@@ -98,11 +98,13 @@ def test_what_storescu_sends_is_kept_byte_for_byte(node, tmp_path):
     assert found.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
 
 
-@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, DeflatedExplicitVRLittleEndian])
 def test_compressed_films(node, syntax):
     ds = dx(make_chest((512, 448), **FLAGGED), 120 + len(syntax))
     if syntax == RLELossless:
         ds.compress(syntax)
+    elif syntax == DeflatedExplicitVRLittleEndian:
+        ds.file_meta.TransferSyntaxUID = syntax
     else:
         import imagecodecs
         from pydicom.encaps import encapsulate
