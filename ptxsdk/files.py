@@ -96,8 +96,19 @@ def write_file(path: str | os.PathLike[str], data: bytes, *, mode: int | None = 
     except ValueError as error:
         raise WriterError("writer.failed", f"{str(target)!r} is no file name: {error}") from error
     with contextlib.suppress(OSError):  # the rename itself, where the file system can
-        folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(target.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush to the disk what was made, renamed and removed in a folder.
+
+    Raises
+    ------
+    OSError
+        The file system cannot.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

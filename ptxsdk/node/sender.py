@@ -14,12 +14,12 @@ import shutil
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ptxsdk.errors import WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import flush_folder, write_file
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.log import event as log
 from ptxsdk.node.metrics import Metrics
@@ -28,6 +28,7 @@ from ptxsdk.writers import DICOM
 
 _BATCH = 25
 _DUPLICATE_INSTANCE = 0x0111
+_SIGN, _SIGN_PART = "result.json", "result.part"
 
 
 class Unreachable(Exception):
@@ -232,7 +233,10 @@ class DicomSender(Sender):
 
 
 class FolderSender(Sender):
-    """Leaves results in a folder: ``OUT/<SOP Instance UID of the film>/``, ``result.json`` last, as the sign of all."""
+    """Leaves results in a folder: ``OUT/<SOP Instance UID of the film>/``, ``result.json`` last, as the sign of all.
+
+    All are written to a folder beside it first, so a full disk leaves what lies there as it is.
+    """
 
     def __init__(
         self, folder: Path, config: NodeConfig, store: Store, metrics: Metrics, stopping: threading.Event
@@ -247,15 +251,35 @@ class FolderSender(Sender):
             self._deliver(film, self._leave)
 
     def _leave(self, film: Film) -> None:
-        target = self._folder / film.sop_instance_uid
+        part = self._folder / f".{film.token}.part"
         line = json.dumps({"file": film.sop_instance_uid, **(film.result or {})}, allow_nan=False)
         contents = {path.name: path.read_bytes() for path in self._files(film)}
         try:
-            target.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)  # of a node that was killed
+            part.mkdir()
             for name, content in contents.items():
-                write_file(target / name, content)
-            write_file(target / "result.json", (line + "\n").encode("ascii"))
+                write_file(part / name, content)
+            write_file(part / _SIGN_PART, (line + "\n").encode("ascii"))
+            _move(part, self._folder / film.sop_instance_uid, contents)
         except (OSError, WriterError) as error:
-            if not (target / "result.json").exists():
-                shutil.rmtree(target, ignore_errors=True)
             raise Unreachable("the folder cannot be written") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _move(part: Path, target: Path, names: Iterable[str]) -> None:
+    """Move finished results to their place, the sign of all last; what else lies there stays."""
+    target.mkdir(exist_ok=True)
+    (target / _SIGN).unlink(missing_ok=True)  # of an earlier delivery: until the last is moved, nothing is whole
+    for name in names:
+        (part / name).replace(target / name)
+    _flush(target)
+    (part / _SIGN_PART).replace(target / _SIGN)
+    _flush(target)
+    _flush(target.parent)
+
+
+def _flush(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a network share may not be able to
+        flush_folder(folder)

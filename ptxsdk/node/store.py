@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ptxsdk.errors import NodeError, PtxsdkError, WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import flush_folder, write_file
 
 FORMAT = 2
 MAX_ATTEMPTS = 3
@@ -377,7 +377,7 @@ class Store:
             for name, content in objects.items():
                 write_file(part / name, content, mode=0o600)
             part.rename(folder)
-            _flush_folder(self._results)
+            flush_folder(self._results)
             with self._transaction():
                 self._database.execute(
                     "UPDATE films SET state='scored', result=?, objects=?, code='', message='' WHERE id=?",
@@ -644,11 +644,3 @@ def _lock_folder(folder: Path) -> int:
         os.close(guard)
         raise NodeError("node.spool", f"another node works in the spool {str(folder)!r}") from None
     return guard
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

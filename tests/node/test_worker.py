@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from ptxsdk import Detector, readers
 from ptxsdk.errors import BackendError, DetectorError, InputError, NodeError, OutOfScope, WriterError
 from ptxsdk.node.config import NodeConfig, Peer
 from ptxsdk.node.metrics import Metrics
-from ptxsdk.node.sender import DicomSender, FolderSender
+from ptxsdk.node.sender import DicomSender, FolderSender, Unreachable
 from ptxsdk.node.service import Service
 from ptxsdk.node.store import MAX_ATTEMPTS, Store
 from ptxsdk.node.worker import Worker
@@ -342,6 +343,64 @@ def test_a_folder_that_cannot_be_written_gets_all_when_it_can(parts, own, tmp_pa
     wait_for(lambda: parts.store.counts()["done"], 20)
     assert len(list((tmp_path / "out").glob("*/sr.dcm"))) == 1
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+@pytest.fixture
+def leaving(parts, tmp_path):
+    """A folder sender that is not running, and a scored film that waits for it."""
+    parts.store.put(b"film", "1.2.3", "AET")
+    parts.store.finish(
+        parts.store.claim(), {"flagged": True}, {"sc.dcm": b"new", "sr.dcm": b"new"}, parts.config.destinations
+    )
+    (film,) = parts.store.recent(1)
+    return FolderSender(tmp_path / "out", *parts.rest), film, tmp_path / "out" / "1.2.3"
+
+
+def texts(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])  # three files are written, then moved
+@pytest.mark.parametrize("before", ["nothing", "others'", "an earlier delivery"])
+def test_a_folder_that_fails_loses_nothing_of_others_and_gets_no_half(leaving, tmp_path, monkeypatch, before, step):
+    sender, film, target = leaving
+    others = {"original.dcm": "the only copy"} if before == "others'" else {}
+    earlier = {"sc.dcm": "old", "sr.dcm": "old", "result.json": "old"} if before == "an earlier delivery" else {}
+    if before != "nothing":
+        target.mkdir(parents=True)
+    for name, text in {**others, **earlier}.items():
+        (target / name).write_text(text)
+    real, steps = Path.replace, []
+
+    def fail(path, new):
+        steps.append(new)
+        if len(steps) == step:
+            raise OSError(28, "No space left on device")
+        return real(path, new)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "replace", fail)
+        with pytest.raises(Unreachable):
+            sender._leave(film)
+    found = texts(target) if target.exists() else {}
+    assert others.items() <= found.items()
+    assert "result.json" not in found or found == earlier
+    if step <= 3:
+        assert found == {**others, **earlier}
+    assert not list(tmp_path.glob("out/.*"))
+    sender._leave(film)
+    found = texts(target)
+    assert found.pop("result.json").startswith('{"file": "1.2.3"')
+    assert found == {**others, "sc.dcm": "new", "sr.dcm": "new"}
+
+
+def test_what_a_killed_node_left_beside_is_cleared_away(leaving, tmp_path):
+    sender, film, target = leaving
+    (tmp_path / "out" / f".{film.token}.part").mkdir(parents=True)
+    (tmp_path / "out" / f".{film.token}.part" / "seg.dcm").write_text("half")
+    sender._leave(film)
+    assert sorted(texts(target)) == ["result.json", "sc.dcm", "sr.dcm"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3"]
 
 
 def test_a_result_that_is_gone_holds_up_no_other(parts, own, tmp_path):
