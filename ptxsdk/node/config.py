@@ -142,7 +142,7 @@ class NodeConfig:
     keep : int
         Newest films that stay in the spool for the page after all is done with them.
     forget_seconds : float
-        A film is remembered so long, to know it when it is sent again.
+        A film is remembered until the node ran for so long after its end, to know it when it is sent again.
     """
 
     spool: Path

@@ -147,7 +147,7 @@ class Service:
             with _trouble_logged():
                 self._give_up(elapsed)
         with _trouble_logged():  # it makes room, which the other may lack
-            self.store.tidy(keep=self.config.keep, forget_before=time.time() - self.config.forget_seconds)
+            self.store.tidy(keep=self.config.keep, forget_after=self.config.forget_seconds)
 
     def _give_up(self, elapsed: float) -> None:
         tried = time.monotonic() - self._started > self.config.retry_cap_seconds  # also after this start

@@ -32,7 +32,7 @@ from typing import Any, Literal
 from ptxsdk.errors import NodeError, PtxsdkError, WriterError
 from ptxsdk.files import flush_folder, write_file
 
-FORMAT = 2
+FORMAT = 3
 MAX_ATTEMPTS = 3
 
 State = Literal["received", "scored", "done", "refused", "failed"]
@@ -51,6 +51,7 @@ CREATE TABLE films (
   bytes INTEGER NOT NULL,
   received REAL NOT NULL,
   finished REAL,
+  ended REAL,  -- by the seconds of `running`; `finished` is for people
   state TEXT NOT NULL DEFAULT 'received',
   attempts INTEGER NOT NULL DEFAULT 0,
   code TEXT NOT NULL DEFAULT '',
@@ -74,10 +75,18 @@ CREATE TABLE seen (
   path TEXT PRIMARY KEY,
   stamp TEXT NOT NULL
 );
+CREATE TABLE running (seconds REAL NOT NULL);
+INSERT INTO running VALUES (0);
 """
 _FROM_1 = """
 ALTER TABLE films ADD COLUMN objects TEXT NOT NULL DEFAULT '';
 ALTER TABLE deliveries ADD COLUMN waited REAL NOT NULL DEFAULT 0;
+"""
+_FROM_2 = """
+ALTER TABLE films ADD COLUMN ended REAL;
+UPDATE films SET ended=0 WHERE finished IS NOT NULL;
+CREATE TABLE running (seconds REAL NOT NULL);
+INSERT INTO running VALUES (0);
 """
 
 
@@ -148,7 +157,7 @@ class Store:
     Attributes
     ----------
     counted : float
-        Up to when, by `time.monotonic`, the waiting of deliveries is written down; see `give_up`.
+        Up to when, by `time.monotonic`, the time that the node ran is written down; see `give_up`.
 
     Raises
     ------
@@ -174,6 +183,7 @@ class Store:
                     path.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._guard = _lock_folder(folder)
             self._database = self._open(readonly=readonly)
+            self._ran = float(self._database.execute("SELECT seconds FROM running").fetchone()[0])
             if not readonly:
                 self._sweep()
         except (OSError, sqlite3.Error) as error:
@@ -221,8 +231,15 @@ class Store:
                 shutil.rmtree(path)
         with self._transaction():
             self._database.execute(
-                "UPDATE films SET state='failed', code=?, message=?, finished=? WHERE state='received' AND attempts>=?",
-                ("node.crashed", f"the node went down {MAX_ATTEMPTS} times on it", time.time(), MAX_ATTEMPTS),
+                "UPDATE films SET state='failed', code=?, message=?, finished=?, ended=? "
+                "WHERE state='received' AND attempts>=?",
+                (
+                    "node.crashed",
+                    f"the node went down {MAX_ATTEMPTS} times on it",
+                    time.time(),
+                    self._running(),
+                    MAX_ATTEMPTS,
+                ),
             )
 
     @contextlib.contextmanager
@@ -405,8 +422,8 @@ class Store:
             self._owed.add(film.id)
             with self._transaction():
                 self._database.execute(
-                    "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=? AND state='received'",
-                    (state, error.code, error.message, time.time(), film.id),
+                    "UPDATE films SET state=?, code=?, message=?, finished=?, ended=? WHERE id=? AND state='received'",
+                    (state, error.code, error.message, time.time(), self._running(), film.id),
                 )
                 self._held.pop(film.id, None)
             self._owed.discard(film.id)
@@ -444,10 +461,10 @@ class Store:
             )
 
     def give_up(self, elapsed: float, longest: float) -> list[tuple[str, str]]:
-        """Note that deliveries have waited `elapsed` seconds more, and give up those beyond `longest`.
+        """Note that the node ran `elapsed` seconds more, and give up deliveries that have waited beyond `longest`.
 
-        Waiting is counted while a node is there to deliver, and not taken from the clock, which may be set.  This
-        writes every waiting delivery, so it is not for every few seconds.
+        Time is counted while a node is there to deliver, and not taken from the clock, which may be set.  This writes
+        every waiting delivery, so it is not for every few seconds.
 
         Returns
         -------
@@ -456,6 +473,7 @@ class Store:
         """
         with self._lock:
             with self._transaction():
+                self._database.execute("UPDATE running SET seconds=seconds+?", (elapsed,))
                 self._database.execute("UPDATE deliveries SET waited=waited+? WHERE state='waiting'", (elapsed,))
                 rows = self._database.execute(
                     "SELECT films.id, token, destination FROM deliveries JOIN films ON films.id=film "
@@ -465,8 +483,13 @@ class Store:
                 for identity, _, destination in rows:
                     self._settle(identity, destination, "failed")
                     self._close(identity)
+            self._ran += elapsed
             self.counted += elapsed
         return [(token, destination) for _, token, destination in rows]
+
+    def _running(self) -> float:
+        """Return the seconds that nodes have run with this queue; no clock that is set changes it."""
+        return self._ran + time.monotonic() - self.counted
 
     def _settle(self, identity: int, destination: str, state: str) -> None:
         self._database.execute(
@@ -483,12 +506,13 @@ class Store:
             return False
         failed = "failed" in states
         self._database.execute(
-            "UPDATE films SET state=?, code=?, message=?, finished=? WHERE id=?",
+            "UPDATE films SET state=?, code=?, message=?, finished=?, ended=? WHERE id=?",
             (
                 "failed" if failed else "done",
                 "node.undeliverable" if failed else "",
                 "a destination did not take the results in the time allowed" if failed else "",
                 time.time(),
+                self._running(),
                 identity,
             ),
         )
@@ -572,9 +596,10 @@ class Store:
 
     # --- keeping house ------------------------------------------------------------------------------------------------
 
-    def tidy(self, *, keep: int, forget_before: float) -> None:
-        """Remove files of films that are done with, but for the newest `keep`, and rows finished before a time.
+    def tidy(self, *, keep: int, forget_after: float) -> None:
+        """Remove files of films that are done with, but for the newest `keep`, and rows `forget_after` their end.
 
+        These seconds are those in which a node ran, as `give_up` counts them: a clock that is set forgets nothing.
         Results that could not be delivered stay until their row is forgotten.
         """
         finals = ",".join(f"'{state}'" for state in FINAL)
@@ -585,8 +610,8 @@ class Store:
                 (keep,),
             ).fetchall()
             forgotten = self._database.execute(
-                f"SELECT token FROM films WHERE state IN ({finals}) AND finished<?",  # noqa: S608
-                (forget_before,),
+                f"SELECT token FROM films WHERE state IN ({finals}) AND ended<?",  # noqa: S608
+                (self._running() - forget_after,),
             ).fetchall()
         if not gone and not forgotten:
             return
@@ -625,7 +650,9 @@ def _prepare(database: sqlite3.Connection, *, readonly: bool) -> None:
     if version == 0:
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
     elif version == 1:
-        database.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version={FORMAT}; COMMIT;")
+        database.executescript(f"BEGIN; {_FROM_1} {_FROM_2} PRAGMA user_version={FORMAT}; COMMIT;")
+    elif version == 2:
+        database.executescript(f"BEGIN; {_FROM_2} PRAGMA user_version={FORMAT}; COMMIT;")
 
 
 def _film(row: Sequence[Any]) -> Film:

@@ -232,7 +232,7 @@ def test_deliveries_wait_and_are_given_up(store):
     assert store.give_up(3600, 3600) == []
     assert store.give_up(1, 3600) == [(film.token, DESTINATIONS[0])]
     assert (store.find(film.token).state, store.find(film.token).code) == ("failed", "node.undeliverable")
-    store.tidy(keep=0, forget_before=0)
+    store.tidy(keep=0, forget_after=60)
     assert store.result_path(film.token).exists()  # somebody may still want them
 
 
@@ -281,17 +281,64 @@ def test_a_clock_that_is_set_gives_nothing_up_and_delays_nothing(store, monkeypa
     assert store.due(DESTINATIONS[0], longest=300)
 
 
-def test_a_spool_of_the_version_before_is_carried_on(folder):
+def run(store, seconds):
+    """As if so long had gone by, and was written down."""
+    store.counted -= seconds
+    return store.give_up(seconds, 3600)
+
+
+@pytest.mark.requirement("R-NODE-1")
+def test_a_film_is_forgotten_by_the_time_that_nodes_ran(folder, monkeypatch):
+    """Over restarts, and whatever the clock says."""
+    clock = [1.8e9]
+    monkeypatch.setattr("ptxsdk.node.store.time.time", lambda: clock[0])
     store = Store(folder)
+    store.put(b"film", "1.1", "AET")
+    store.end(store.claim(), BackendError("backend.failed", "no"))
+    run(store, 3000)
     store.put(b"film", "1.2", "AET")
-    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
-    store._database.executescript(
-        "ALTER TABLE films DROP COLUMN objects; ALTER TABLE deliveries DROP COLUMN waited; PRAGMA user_version=1;"
-    )
+    store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS[:1])
+    store.delivered(store.due(DESTINATIONS[0])[0], DESTINATIONS[0])
+    store.close()
+    for step in (366 * 86400, -1.7e9):
+        clock[0] += step
+        store = Store(folder)
+        store.tidy(keep=9, forget_after=3600)
+        assert [film.sop_instance_uid for film in store.recent(9)] == ["1.2", "1.1"]
+        store.close()
+    store = Store(folder)
+    run(store, 1000)
+    store.tidy(keep=9, forget_after=3600)
+    assert [film.sop_instance_uid for film in store.recent(9)] == ["1.2"]
+    store.close()
+
+
+_BACK_TO_2 = "ALTER TABLE films DROP COLUMN ended; DROP TABLE running; PRAGMA user_version=2;"
+_BACK_TO_1 = (
+    f"{_BACK_TO_2} ALTER TABLE films DROP COLUMN objects; ALTER TABLE deliveries DROP COLUMN waited; "
+    "PRAGMA user_version=1;"
+)
+
+
+@pytest.mark.parametrize(("before", "objects"), [(_BACK_TO_1, None), (_BACK_TO_2, ("sc.dcm",))])
+def test_a_spool_of_a_version_before_is_carried_on(folder, before, objects):
+    store = Store(folder)
+    for number in range(2):
+        store.put(b"film", f"1.{number}", "AET")
+        store.finish(store.claim(), RESULT, {"sc.dcm": b""}, DESTINATIONS)
+    for name in DESTINATIONS:
+        store.delivered(store.due(name)[0], name)
+    store._database.executescript(before)
     store.close()
     store = Store(folder)
-    assert store.due(DESTINATIONS[0])[0].objects is None
-    assert store.give_up(5, 3) == [(store.recent(1)[0].token, name) for name in DESTINATIONS]
+    assert store.due(DESTINATIONS[0])[0].objects == objects
+    assert run(store, 3500) == []
+    assert run(store, 3500) == [(store.recent(1)[0].token, name) for name in DESTINATIONS]
+    store.tidy(keep=9, forget_after=7500)
+    assert len(store.recent(9)) == 2
+    store.tidy(keep=9, forget_after=6500)  # what was done before is remembered from the change on
+    assert [film.code for film in store.recent(9)] == ["node.undeliverable"]
+    assert store.put(b"film", "1.0", "AET")[0] == "new"
     store.close()
 
 
@@ -302,11 +349,11 @@ def test_tidying_keeps_the_newest_and_what_is_not_done(store, folder):
         film = store.claim()
         store.finish(film, RESULT, {"sc.dcm": b""}, DESTINATIONS[:1])
         store.delivered(film, DESTINATIONS[0])
-    store.tidy(keep=1, forget_before=0)
+    store.tidy(keep=1, forget_after=60)
     assert [film.files for film in store.recent(9)] == [True, True, False, False, False]
     assert len(dicom_files(folder)) == 3
     assert store.put(b"film", "1.0", "AET")[0] == "duplicate"
-    store.tidy(keep=1, forget_before=time.time() + 1)
+    store.tidy(keep=1, forget_after=0)
     assert store.counts() == {"received": 1, "scored": 0, "done": 0, "refused": 0, "failed": 0}
     assert store.put(b"film", "1.0", "AET")[0] == "new"
 

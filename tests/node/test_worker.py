@@ -556,6 +556,29 @@ def test_a_full_disk_keeps_no_house_from_being_tidied_and_no_time_from_being_cou
     assert 60 <= waited(service) < 100
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_clock_that_is_set_forgets_no_film(service, monkeypatch, delivered):
+    """But the time does in which the node ran."""
+    (film,) = service.store.recent(1)
+    if delivered:
+        service.store.delivered(film, service.config.destinations[0])
+    else:
+        service.store.give_up(2, 1)
+    now, days = time.time(), 24 * 3600
+    with monkeypatch.context() as ahead:
+        ahead.setattr("time.time", lambda: now + 31 * days)
+        service.tidy()
+    assert service.store.find(film.token).state == ("done" if delivered else "failed")
+    assert service.store.result_path(film.token).exists()
+    service.store.counted -= 29 * days
+    service.tidy()
+    assert service.store.find(film.token) is not None
+    service.store.counted -= 2 * days
+    service.tidy()
+    assert service.store.find(film.token) is None
+    assert not service.store.result_path(film.token).exists()
+
+
 def test_the_same_film_gives_the_same_bytes(parts, own, tmp_path):
     """What is sent again after a crash is what was sent before."""
     import pydicom
