@@ -62,7 +62,10 @@ TRANSFER_SYNTAXES = [*_FIRST, *sorted({*NATIVE, RLE, *CODESTREAMS} - {*_FIRST})]
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 
 _MAX_PDU = 1 << 17
-_MAX_READ = 1 << 20  # an A-ASSOCIATE-RQ with 128 contexts of every syntax stays far below
+_MAX_DATA = 1 << 20  # of a P-DATA-TF
+# Of any other PDU: pynetdicom makes objects of every item.  128 contexts of all 45 transfer syntaxes are 160 KB.
+_MAX_OTHER = 1 << 18
+_PDU_HEADER, _PDU_KINDS, _P_DATA = 6, range(1, 8), 4
 _MAX_COMMAND = 1 << 13  # a C-STORE-RQ is of some 250 bytes
 _NO_FILES_PAUSE = 0.2
 _OBJECTS_IN_MEMORY = 4
@@ -322,6 +325,8 @@ class _Handler(RequestHandler):
 class BoundedSocket(AssociationSocket):
     """Reads a PDU in bounded time and never one that is too long."""
 
+    _kind: int | None = None  # of the PDU whose header was read last; None: a header comes next
+
     @staticmethod
     def of(association: Any) -> Any:
         """Make it the socket of an association: pynetdicom makes its own, and asks nobody of which class."""
@@ -330,7 +335,8 @@ class BoundedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Return as many bytes, fewer where the connection was closed; else an OSError."""
-        if nr_bytes > _MAX_READ:
+        kind, self._kind = self._kind, None
+        if nr_bytes > (_MAX_DATA if kind == _P_DATA else _MAX_OTHER):
             raise OSError("the PDU is too long")
         found = bytearray(nr_bytes)
         seconds = self.assoc.network_timeout
@@ -350,6 +356,8 @@ class BoundedSocket(AssociationSocket):
             with contextlib.suppress(OSError):
                 self.socket.settimeout(seconds)
         del found[filled:]
+        if kind is None and filled == _PDU_HEADER and found[0] in _PDU_KINDS:  # pynetdicom reads on after these alone
+            self._kind = found[0]
         return found
 
 

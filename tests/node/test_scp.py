@@ -29,7 +29,7 @@ from pynetdicom.sop_class import (
 
 from ptxsdk.node.config import NodeConfig
 from ptxsdk.node.metrics import Metrics
-from ptxsdk.node.scp import Listener
+from ptxsdk.node.scp import BoundedSocket, Listener
 from ptxsdk.node.store import Store
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
@@ -283,6 +283,42 @@ def test_garbage(node):
             assert closed_within(peer, IDLE + 5), kind
     assert node.most_memory() - before < 1 << 30
     still_serves(node, 300)
+
+
+def test_a_request_with_all_that_there_is_to_ask_for_is_read(node):
+    """128 contexts, names of the greatest length, and every transfer syntax."""
+    from pynetdicom import ALL_TRANSFER_SYNTAXES
+
+    others = [f"1.2.{10**59 + number}" for number in range(126)]
+    asked = [ComputedRadiographyImageStorage, *others]
+    sizes = []
+    handlers = [(evt.EVT_DATA_SENT, lambda event: sizes.append(len(event.data)))]
+    with association(node.port, classes=asked, syntaxes=ALL_TRANSFER_SYNTAXES, evt_handlers=handlers) as made:
+        assert len(made.requestor.requested_contexts) == 128
+        assert sizes[0] > 160_000
+        assert [context.abstract_syntax for context in made.accepted_contexts] == [asked[0], Verification]
+        assert made.send_c_echo().Status == SUCCESS
+
+
+@pytest.mark.requirement("R-NODE-2")
+def test_no_pdu_is_read_that_is_too_long_for_its_kind():
+    """What pynetdicom makes of a request of a megabyte takes it seconds."""
+    here, there = socket.socketpair()
+    made = BoundedSocket.__new__(BoundedSocket)
+    made.socket, made._assoc = here, SimpleNamespace(network_timeout=5)
+
+    def read(kind, size, sent):
+        threading.Thread(target=there.sendall, args=(bytes([kind, 0]) + struct.pack(">L", size) + bytes(sent),)).start()
+        header = made.recv(6)
+        if kind in range(1, 8):
+            assert len(made.recv(struct.unpack(">L", header[2:])[0])) == size
+
+    with here, there:
+        for kind, size in ((1, 200_000), (4, 1 << 20), (4, 6), (9, 0), (5, 4), (4, 0), (4, 1 << 20)):
+            read(kind, size, size)
+        for kind, size in ((1, 300_000), (4, (1 << 20) + 1), (2, 300_000), (7, 1 << 20), (1, 0xFFFFFFFF)):
+            with pytest.raises(OSError, match="too long"):
+                read(kind, size, 0)
 
 
 GARBAGE_IN_ASSOCIATION = {
