@@ -16,7 +16,7 @@ import sys
 
 import imagecodecs
 import numpy as np
-from dicom_files import film, indexed_jpeg2000
+from dicom_files import ALL_ENCODERS, film, indexed_jpeg2000
 from fuzz_dicom import READING
 from harness import main
 from script import INTERESTING, Script, script_seed
@@ -59,7 +59,7 @@ def encoded() -> tuple[Stream, ...]:
     found.append(("jpeg2000", wavelet(twelve, codecformat="jp2", reversible=True)))
     found += [("jpeg2000", indexed_jpeg2000(twelve, parts=parts)) for parts in (1, 4)]
     layouts = ({}, {"tile": (16, 16), "tlm": True}, {"resolutions": 3, "tilepart": 1, "tlm": True})
-    for options in layouts if imagecodecs.HTJ2K.available else ():  # not before imagecodecs 2026
+    for options in layouts if ALL_ENCODERS else ():
         found += [("jpeg2000", imagecodecs.htj2k_encode(pixels, **options)) for pixels in (twelve, colour)]
     return tuple((family, bytes(stream)) for family, stream in found)
 

@@ -18,6 +18,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+# Encoders of TIFF and HTJ2K; the newest imagecodecs for CPython 3.10 has none.
+ALL_ENCODERS = int(imagecodecs.__version__.split(".")[0]) >= 2026
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 
