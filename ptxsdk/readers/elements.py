@@ -18,6 +18,8 @@ from ptxsdk.readers.limits import DEFAULT_LIMITS, Limits
 from ptxsdk.readers.reading import DEFAULT_READING, Reading
 
 MIN_INFLATE_LIMIT = 1 << 20
+HEAD_BYTES = 1 << 16
+"""What `head` looks at; the SOP Instance UID is among the first dozen elements, behind nothing large."""
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -115,11 +117,7 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     from pydicom.dataset import FileMetaDataset
 
     warnings: list[str] = []
-    start = 132 if content[128:132] == b"DICM" else 0
-    meta = _Walk(content, start, implicit=False, little=True, only_group=2, reading=reading)
-    meta_elements = meta.run()
-    syntax = _text(meta_elements.get(_TRANSFER_SYNTAX), _MAX_UID)
-    start = meta.position
+    meta_elements, syntax, start = _meta(content, reading)
     if syntax == DEFLATED:
         content, start = _inflate(content, start, reading.limits), 0
     implicit, little = _encoding(content, start, syntax, warnings)
@@ -136,6 +134,37 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
         little=little,
         warnings=(*warnings, *walk.warnings),
     )
+
+
+def head(content: bytes, last: int, reading: Reading = DEFAULT_READING) -> Any:
+    """Return the elements of a deflated DICOM file up to and with the tag `last`, by tag.
+
+    No more than the first `HEAD_BYTES` of the data set are inflated: it may be a hundred times as large as the file.
+    None is returned for a file that is not deflated.
+
+    Raises
+    ------
+    InputError
+        ``input.corrupt``, ``input.too_large``, or ``input.truncated`` where what comes first is longer.
+    DetectorError
+        ``detector.timeout``.
+    """
+    _, syntax, start = _meta(content, reading)
+    if syntax != DEFLATED:
+        return None
+    try:
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(memoryview(content)[start:], HEAD_BYTES)
+    except zlib.error:
+        raise InputError("input.corrupt", "the deflated data set cannot be inflated") from None
+    return _Walk(inflated, 0, implicit=False, little=True, last=last, reading=reading).run()
+
+
+def _meta(content: bytes, reading: Reading) -> tuple[dict[Any, Any], str, int]:
+    """Return the file meta information, the transfer syntax it names, and where the data set starts."""
+    start = 132 if content[128:132] == b"DICM" else 0
+    walk = _Walk(content, start, implicit=False, little=True, only_group=2, reading=reading)
+    found = walk.run()
+    return found, _text(found.get(_TRANSFER_SYNTAX), _MAX_UID), walk.position
 
 
 def split_sequence(value: bytes, *, implicit: bool, little: bool, reading: Reading = DEFAULT_READING) -> list[Any]:
@@ -284,6 +313,7 @@ class _Walk:
         implicit: bool,
         little: bool,
         only_group: int | None = None,
+        last: int | None = None,
         reading: Reading = DEFAULT_READING,
     ) -> None:
         from pydicom.datadict import dictionary_VR
@@ -297,6 +327,7 @@ class _Walk:
         self.implicit = implicit
         self.little = little
         self.only_group = only_group
+        self.last = last
         self.limits = reading.limits
         self.count = _Count(reading)
         self.pixels: PixelElement | None = None
@@ -356,6 +387,8 @@ class _Walk:
             self._item(level, tag)
             return True
         if self.only_group is not None and group != self.only_group:
+            return False
+        if self.last is not None and tag > self.last and len(self.stack) == 1:
             return False
         if tag == _ITEM_END and level.end is None:
             self.position += 8

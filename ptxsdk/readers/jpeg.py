@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from ptxsdk.errors import InputError
 
-_EXTENDED, _PROGRESSIVE, _LOSSLESS, _JPEGLS = 0xC1, 0xC2, 0xC3, 0xF7
-_SOF = frozenset({0xC0, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _JPEGLS})
+_PROGRESSIVE, _LOSSLESS, _JPEGLS = 0xC2, 0xC3, 0xF7
+_SOF = frozenset({0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS, _JPEGLS})
 _SOF_UNREAD = frozenset({0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _RESTARTS = range(0xD0, 0xD8)

@@ -21,8 +21,8 @@ _EXTENSIONS = range(0xFF70, 0xFF80)
 # What walks over headers here is Python: a file of nothing but headers must not keep it long.
 _MAX_SEGMENTS = 10_000
 _MAX_TILE_PARTS = 1 << 18
-_BLOCK_BYTES = 600
-"""What OpenJPEG takes of memory for a precinct or a code-block, measured with precincts of one sample."""
+_BLOCK_BYTES = 400
+"""What OpenJPEG 2.5.4 takes of memory for a precinct or a code-block: 280 to 370, measured with up to two million."""
 _PADDING = b"\xd5\xaa\x93\x77" * 8
 
 
