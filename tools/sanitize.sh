@@ -2,7 +2,7 @@
 # The C++ under sanitizers: `tools/sanitize.sh RUNS` plays RUNS random inputs a fuzz target, beside the tests.
 #
 # 1. csrc/tests, free of Python: unit tests and fuzz targets under AddressSanitizer and UndefinedBehaviorSanitizer, the
-#    unit tests, with their many threads, under ThreadSanitizer.
+#    unit tests, with their many threads, and the CUDA kernels, with theirs, under ThreadSanitizer.
 # 2. The bindings: the package built with the first two, under the tests of the operations and the fuzz target of their
 #    bindings; and the CUDA twins played on the host.  Built with the third, under the tests of threads, clones and batches.
 #
@@ -18,6 +18,13 @@ for kind in address,undefined thread; do
   cmake -S csrc/tests -B "$folder" -DPTXSDK_SANITIZE=$kind >/dev/null
   cmake --build "$folder" -j 2 >/dev/null
   "$folder/test_ops"
+  "$folder/test_blocks"
+done
+for race in a-race-in-a-block a-race-of-blocks; do
+  if build/sanitize/thread/test_blocks $race 2>/dev/null; then
+    echo "ThreadSanitizer does not see $race of CUDA threads" >&2
+    exit 1
+  fi
 done
 for target in preprocess aggregate result; do
   corpus=tests/fuzz/corpus/$target

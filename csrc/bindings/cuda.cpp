@@ -37,41 +37,17 @@ std::int64_t pack_film(Bytes& into, Address data, std::string_view type, std::in
                        std::int32_t sample_step) {
     if (into.size() != static_cast<py::ssize_t>(sizeof(Film)))
         throw py::value_error("not the size of a film");
-    if (rows > kLongestSource || columns > kLongestSource)
-        throw py::value_error("a side of the film exceeds 32768");
-    if (target_rows > kLongestTarget || target_columns > kLongestTarget)
-        throw py::value_error("a side of the target exceeds 4096");
     const auto [x0, y0, x1, y1] = content;
-    PreprocessParameters parameters{.transfer = transfer_of(transfer),
-                                    .low = low,
-                                    .high = high,
-                                    .table = pointer<const float>(table),
-                                    .invert = invert,
-                                    .mean = mean,
-                                    .std = std};
-    Film film{};
-    film.data = pointer<const std::byte>(data);
-    film.table = parameters.table;
-    film.pitch = pitch;
-    film.content = {x0, y0, x1, y1};
-    film.type = stored_type(type);
-    film.transfer = parameters.transfer;
-    check_preprocess(film.type, rows, columns, target_rows, target_columns, film.content, parameters);
-    const auto size = static_cast<std::int64_t>(size_of(film.type));
-    if (pitch % size != 0 || data % static_cast<Address>(size) != 0)
-        throw py::value_error("the film is not aligned");
-    film.rows = make_split(rows, y1 - y0);
-    film.columns = make_split(columns, x1 - x0);
-    if (film.transfer == Transfer::linear)
-        film.slope = make_slope(film.type, make_ramp(film.type, low, high));
-    film.low = static_cast<float>(low);
-    film.low_rest = static_cast<float>(low - film.low);
-    film.steepness = static_cast<float>(std::min(1.0 / (high - low), 1e30));
-    film.scale = inverse_area(rows, columns, film.content);
-    film.mean = mean;
-    film.inverse_std = 1.0f / std;
-    film.invert = invert ? 1 : 0;
-    film.sample_step = sample_step;
+    const PreprocessParameters parameters{.transfer = transfer_of(transfer),
+                                          .low = low,
+                                          .high = high,
+                                          .table = pointer<const float>(table),
+                                          .invert = invert,
+                                          .mean = mean,
+                                          .std = std};
+    const Film film = make_film({pointer<const std::byte>(data), stored_type(type), rows, columns, pitch,
+                                 static_cast<std::ptrdiff_t>(size_of(stored_type(type)))},
+                                {x0, y0, x1, y1}, target_rows, target_columns, parameters, sample_step);
     std::memcpy(into.mutable_data(), &film, sizeof film);
     return tile_source_columns(columns, film.content);
 }
@@ -106,18 +82,13 @@ void aggregate_films(Address films, int count, Address patch, std::string_view p
     check_aggregate(patches, rows, columns, {1, 1, 0, 0, columns, rows}, parameters);
     if (count < 1 || film_results < sizeof(AggregateResult) || film_results % alignof(AggregateResult) != 0)
         throw py::value_error("results are too small");
-    const auto limited = [](std::int64_t value) {
-        return static_cast<std::uint32_t>(std::min<std::int64_t>(value, 0xffffffff));
-    };
     const AggregateInput input{{pointer<const void>(patch), tensor_type(patch_type) == TensorType::f16},
                                {pointer<const void>(mask), tensor_type(mask_type) == TensorType::f16},
                                patches,
                                rows,
                                columns};
-    const AggregateRules rules{parameters.method,    parameters.source,     limited(k),
-                               logit_threshold(low), logit_threshold(high), limited(min_area)};
     py::gil_scoped_release release;
-    aggregate(pointer<const Film>(films), count, input, rules, pointer<std::byte>(scratch),
+    aggregate(pointer<const Film>(films), count, input, make_rules(parameters), pointer<std::byte>(scratch),
               pointer<std::byte>(results), film_results, stream_of(stream));
 }
 

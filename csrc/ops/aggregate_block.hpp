@@ -10,6 +10,7 @@
 // scores are added along a fixed tree: the result does not depend on which thread comes first.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -46,6 +47,18 @@ struct AggregateRules {
     float low, high;  // logits
     std::uint32_t min_area;
 };
+
+inline AggregateRules make_rules(const AggregateParameters& parameters) {
+    const auto limited = [](std::int64_t value) {
+        return static_cast<std::uint32_t>(std::min<std::int64_t>(value, 0xffffffff));
+    };
+    return {parameters.method,
+            parameters.source,
+            limited(parameters.k),
+            logit_threshold(parameters.low),
+            logit_threshold(parameters.high),
+            limited(parameters.min_area)};
+}
 
 // Where what lies in the scratch memory of one film, in bytes; zeroed once, before the first launch.
 struct ScratchLayout {
@@ -513,7 +526,6 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
                     layout.ids)[static_cast<std::size_t>(2 * strip + border) * layout.row_runs + run -
                                 row_before] = id_of(run);
         }
-        Block::publish();
     });
 }
 
@@ -614,11 +626,8 @@ PTXSDK_DEVICE void aggregate_block(const Block& block, const FilmMap& film, std:
     label_strip(block, film, layout, strip, scores, partial, rest);
     block.each([&](int thread) {
         if (thread != 0) return;
-        *last = Block::fetch_add(film.counters() + strips_done, 1) + 1 ==
-                        static_cast<std::uint32_t>(layout.strips)
-                    ? 1
-                    : 0;
-        Block::publish();
+        const std::uint32_t before = Block::arrive(film.counters() + strips_done);
+        *last = before + 1 == static_cast<std::uint32_t>(layout.strips) ? 1 : 0;
     });
     if (*last != 0) merge_strips(block, film, layout, scores, partial, rest);
 }

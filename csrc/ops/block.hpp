@@ -66,7 +66,7 @@ struct DeviceBlock {
 #endif
     }
 
-    // What other blocks may have written during the kernel, before their `publish`.
+    // What other blocks may have written during the kernel, before they arrived.
     template <typename T>
     PTXSDK_DEVICE static T fresh(const T* value) {
         return __ldcg(value);
@@ -75,8 +75,15 @@ struct DeviceBlock {
         return __ldcg(reinterpret_cast<const unsigned long long*>(value));
     }
 
-    // Makes this thread's writes visible to blocks that see a later atomic operation of it.
-    PTXSDK_DEVICE static void publish() { __threadfence(); }
+    // Counts this thread's block as arrived; returns how many were before it.  What the block has written, if
+    // a barrier lies between, is there for whoever is counted later, and theirs before for it: a fence holds
+    // for all that its thread has seen.
+    PTXSDK_DEVICE static std::uint32_t arrive(std::uint32_t* counter) {
+        __threadfence();
+        const std::uint32_t before = atomicAdd(counter, 1);
+        __threadfence();
+        return before;
+    }
 
     PTXSDK_DEVICE static std::uint32_t fetch_add(std::uint32_t* to, std::uint32_t value) {
         return atomicAdd(to, value);

@@ -104,8 +104,11 @@ class RowWorker {
     // The sum of the rows added over the columns of each target pixel.
     void gather(float* out) const { kernels_.gather(sums_.data(), columns_, out); }
 
+    // From the mean of a target pixel's contributions to its display value.
     float display(float mean) const {
-        return display_value(mean, parameters_.transfer == Transfer::linear, ramp_, parameters_.invert);
+        if (parameters_.transfer == Transfer::linear) mean = (mean - ramp_.low) / (ramp_.high - ramp_.low);
+        const float value = std::clamp(mean, 0.0f, 1.0f);
+        return parameters_.invert ? 1.0f - value : value;
     }
 
   private:

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <type_traits>
 
 #include "ops/block.hpp"
@@ -145,6 +146,42 @@ inline Slope make_slope(StoredType type, Ramp ramp) {
     const double slope = std::min(1.0 / (static_cast<double>(ramp.high) - ramp.low), 3e38);
     return {static_cast<float>(origin), static_cast<float>(slope), static_cast<float>(-ramp.low * slope),
             0x4B000000};
+}
+
+// The film of an image whose pixels lie on the device, side by side; the table of `parameters` lies there
+// too. Throws std::invalid_argument for what preprocess refuses, for a side too long, and for pixels that are
+// not aligned.
+inline Film make_film(const SourceImage& image, const Content& content, int target_rows, int target_columns,
+                      const PreprocessParameters& parameters, std::int32_t sample_step) {
+    if (image.rows > kLongestSource || image.columns > kLongestSource)
+        throw std::invalid_argument("a side of the film exceeds 32768");
+    if (target_rows > kLongestTarget || target_columns > kLongestTarget)
+        throw std::invalid_argument("a side of the target exceeds 4096");
+    check_preprocess(image.type, image.rows, image.columns, target_rows, target_columns, content, parameters);
+    const auto size = static_cast<std::ptrdiff_t>(size_of(image.type));
+    if (image.row_stride % size != 0 ||
+        reinterpret_cast<std::uintptr_t>(image.data) % size_of(image.type) != 0)
+        throw std::invalid_argument("the film is not aligned");
+    Film film{};
+    film.data = image.data;
+    film.table = parameters.table;
+    film.pitch = image.row_stride;
+    film.rows = make_split(image.rows, content.y1 - content.y0);
+    film.columns = make_split(image.columns, content.x1 - content.x0);
+    film.content = content;
+    film.type = image.type;
+    film.transfer = parameters.transfer;
+    if (film.transfer == Transfer::linear)
+        film.slope = make_slope(film.type, make_ramp(film.type, parameters.low, parameters.high));
+    film.low = static_cast<float>(parameters.low);
+    film.low_rest = static_cast<float>(parameters.low - film.low);
+    film.steepness = static_cast<float>(std::min(1.0 / (parameters.high - parameters.low), 1e30));
+    film.scale = inverse_area(image.rows, image.columns, content);
+    film.mean = parameters.mean;
+    film.inverse_std = 1.0f / parameters.std;
+    film.invert = parameters.invert ? 1 : 0;
+    film.sample_step = sample_step;
+    return film;
 }
 
 // The most source columns that a tile can cover, with those beside them in words of 16 pixels.

@@ -1,5 +1,5 @@
 // What the CPU and the CUDA twin of preprocess share: the split of the source among target pixels, the linear
-// window in float32, the display value, half precision.
+// window in float32, half precision.
 #pragma once
 
 #include <bit>
@@ -31,11 +31,10 @@ struct Span {
 };
 
 // Part j of [0, source) split into `count` equal parts; exact integer arithmetic, weights in source pixels.
-// Unsigned: wide enough for source * count.
-template <typename Unsigned>
-PTXSDK_HD Span make_span(Unsigned j, Unsigned source, Unsigned count) {
-    const Unsigned begin = j * source, end = begin + source;  // in units of 1 / count source pixels
-    const Unsigned first = begin / count, last = (end - 1) / count;
+// The CUDA twin finds the same without a division (span_of).
+inline Span make_span(std::uint64_t j, std::uint64_t source, std::uint64_t count) {
+    const std::uint64_t begin = j * source, end = begin + source;  // in units of 1 / count source pixels
+    const std::uint64_t first = begin / count, last = (end - 1) / count;
     const float whole_pixel = static_cast<float>(count);
     if (first == last)
         return {static_cast<std::int32_t>(first), 0, static_cast<float>(source) / whole_pixel, 0};
@@ -48,13 +47,6 @@ PTXSDK_HD Span make_span(Unsigned j, Unsigned source, Unsigned count) {
 inline float inverse_area(int rows, int columns, const Content& content) {
     return static_cast<float>(static_cast<double>(content.x1 - content.x0) * (content.y1 - content.y0) /
                               (static_cast<double>(columns) * rows));
-}
-
-// From the mean of a target pixel's contributions to its display value.
-PTXSDK_HD inline float display_value(float mean, bool linear, const Ramp& ramp, bool invert) {
-    float value = linear ? (mean - ramp.low) / (ramp.high - ramp.low) : mean;
-    value = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
-    return invert ? 1.0f - value : value;
 }
 
 // IEEE binary16, round to nearest even.

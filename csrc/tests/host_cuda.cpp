@@ -1,10 +1,6 @@
 // The CUDA twins played on the host, block after block: the module _cuda of the tests, where "device"
-// addresses are addresses of the host.  Shared memory is filled with garbage first, as on the device.
-#include <algorithm>
+// addresses are addresses of the host.
 #include <cstring>
-#include <random>
-#include <stdexcept>
-#include <vector>
 
 #include "ops/aggregate_block.hpp"
 #include "ops/cuda.hpp"
@@ -12,53 +8,33 @@
 #include "tests/host_block.hpp"
 
 namespace ptxsdk::cuda {
-namespace {
-
-class SharedMemory {
-  public:
-    explicit SharedMemory(std::size_t size) : memory_((size + 15) / 16) {}
-    HostBlock block(int threads) {
-        std::memset(memory_.data(), 0xA5, memory_.size() * sizeof(Vector16));
-        return {reinterpret_cast<std::byte*>(memory_.data()), threads};
-    }
-
-  private:
-    std::vector<Vector16> memory_;
-};
-
-// Blocks finish in any order.
-std::vector<int> shuffled(int count) {
-    std::vector<int> order(static_cast<std::size_t>(count));
-    for (int i = 0; i < count; ++i) order[static_cast<std::size_t>(i)] = i;
-    std::shuffle(order.begin(), order.end(), std::mt19937{7});
-    return order;
-}
-
-}  // namespace
 
 void preprocess(const Film* films, int count, int widest_tile, const PreprocessTarget& target, Stream) {
-    SharedMemory shared(preprocess_shared_bytes(widest_tile));
-    for (int index = 0; index < count; ++index)
-        for (const int strip : shuffled((target.rows + kTileRows - 1) / kTileRows))
-            for (int tile = 0; tile * kTileColumns < target.columns; ++tile)
-                preprocess_block(shared.block(kPreprocessThreads), films[index], target, tile, strip, index);
+    const int strips = (target.rows + kTileRows - 1) / kTileRows;
+    const int tiles = (target.columns + kTileColumns - 1) / kTileColumns;
+    const auto kernel = [&](const HostBlock& block, int i) {
+        const int index = i / (strips * tiles);
+        const Film film = films[index];
+        preprocess_block(block, film, target, i % tiles, i / tiles % strips, index);
+    };
+    launch(kPreprocessThreads, preprocess_shared_bytes(widest_tile), count * strips * tiles, kernel);
 }
 
 void aggregate(const Film* films, int count, const AggregateInput& input, const AggregateRules& rules,
                std::byte* scratch, std::byte* results, std::size_t film_results, Stream) {
     const ScratchLayout layout(input.rows, input.columns);
-    SharedMemory shared(aggregate_shared_bytes(input.columns));
-    for (int index = 0; index < count; ++index) {
-        const FilmMap film{
-            input,
-            rules,
-            films[index].content,
-            scratch + static_cast<std::size_t>(index) * layout.size,
-            reinterpret_cast<AggregateResult*>(results + static_cast<std::size_t>(index) * film_results),
-            index};
-        for (const int strip : shuffled(layout.strips))
-            aggregate_block(shared.block(kAggregateThreads), film, strip);
-    }
+    const auto kernel = [&](const HostBlock& block, int i) {
+        const int index = i / layout.strips;
+        const auto at = static_cast<std::size_t>(index);
+        const FilmMap film{input,
+                           rules,
+                           films[index].content,
+                           scratch + at * layout.size,
+                           reinterpret_cast<AggregateResult*>(results + at * film_results),
+                           index};
+        aggregate_block(block, film, i % layout.strips);
+    };
+    launch(kAggregateThreads, aggregate_shared_bytes(input.columns), count * layout.strips, kernel);
 }
 
 void copy(std::byte* to, const std::byte* from, std::size_t size, Stream) { std::memcpy(to, from, size); }

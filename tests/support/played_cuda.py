@@ -1,7 +1,7 @@
 """The CUDA twins played on the host: the templates of csrc/ops/*_block.hpp, compiled by the C++ compiler.
 
 Addresses "on the device" are addresses of the host.  It checks the kernels' indices, reductions and labelling, and the
-binding; it says nothing about CUDA's memory model or speed.  ``PTXSDK_SANITIZE=address,undefined`` in the environment
+binding; races are looked for in csrc/tests/test_blocks.cpp.  ``PTXSDK_SANITIZE=address,undefined`` in the environment
 compiles it for the sanitizers, as `make sanitize` does.
 """
 
