@@ -112,3 +112,17 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; one that is there stays.
+
+    Raises
+    ------
+    WriterError
+        ``writer.failed``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriterError("writer.failed", f"no folder {str(folder)!r}: {error.strerror}") from error

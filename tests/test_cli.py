@@ -20,7 +20,8 @@ import typer
 from made import make_chest
 from typer.testing import CliRunner
 
-from ptxsdk.cli import _find_films, app
+from ptxsdk.cli import app
+from ptxsdk.cli.predict import find_films
 
 FLAGGED = {"blob": (250, 150, 60)}
 
@@ -220,10 +221,10 @@ def test_only_names_that_are_too_long_are_shortened(tmp_path):
     names = ["x" * 243, "x" * 244, "x" * 243 + "y", "ü" * 121 + "x", "ü" * 121 + "xx"]
     for name in names:
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = {path.name: name for path, name in _find_films([tmp_path]) if isinstance(name, str)}
+    found = {path.name: name for path, name in find_films([tmp_path]) if isinstance(name, str)}
     assert [found[name] == name for name in names] == [True, False, False, True, False]
     assert len(set(found.values())) == len(names)
-    twice = [name for _, name in _find_films([tmp_path / names[0], tmp_path / names[0]])]
+    twice = [name for _, name in find_films([tmp_path / names[0], tmp_path / names[0]])]
     assert twice[0] == names[0] != twice[1]
     assert len(twice[1]) == 243
 
@@ -572,7 +573,7 @@ def test_folders_of_any_depth_are_searched(folder, tmp_path):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 100)
     try:
-        found = list(_find_films([top]))
+        found = list(find_films([top]))
     finally:
         sys.setrecursionlimit(limit)
     assert [path for path, _ in found] == [below / "b.png", top / "a.png"]
@@ -590,5 +591,5 @@ def test_a_folder_that_cannot_be_looked_at_is_said_and_stops_nothing(folder, tmp
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    (locked, error), (film, name) = _find_films([top])
+    (locked, error), (film, name) = find_films([top])
     assert (locked.name, error.code, film.name, name) == ("locked", "input.unreadable", "a.png", "a.png")

@@ -370,7 +370,6 @@ def test_a_folder_that_goes_away_and_comes_back(engine_file, tmp_path, dropped):
         ("node", "--port", "0", "--http", "0", "--out", "o", "--aet", "back\\slash"),
         ("node", "--port", "0", "--http", "0", "--out", "o", "--write", "pdf"),
         ("node", "--port", "0", "--http", "0", "--out", "o", "--profile", "triage", "--write", "sc,seg"),
-        ("node", "--port", "0", "--http", "0", "--out", "o", "--profile", "both"),
         ("node", "--port", "0", "--http", "0", "--out", "o", "--host", "0.0.0.0"),
         ("node", "--port", "0", "--http", "0", "--out", "o", "--tls-cert", "{0}/none.pem"),
         ("node", "--port", "0", "--http", "0", "--out", "o", "--tls-cert", "{0}/none.pem", "--tls-key", "{0}/none.key"),
@@ -384,6 +383,13 @@ def test_mistakes_are_said_before_anything_starts(engine_file, tmp_path, argumen
     assert run.exit_code == 2
     assert "node.option" in run.output
     assert not (tmp_path / "s" / "films").exists() or not list((tmp_path / "s" / "films").iterdir())
+
+
+@pytest.mark.parametrize("option", ["--profile", "--precision"])
+def test_a_choice_that_there_is_not(tmp_path, option):
+    run = CliRunner().invoke(app, ["node", "--out", str(tmp_path), option, "both"])
+    assert run.exit_code == 2
+    assert option in run.output
 
 
 @pytest.mark.requirement("R-TIME-1", "R-NODE-1")
