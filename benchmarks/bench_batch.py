@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench_predict import HIGH, LOW, film
-from measure import Measurement, interleaved, write_json
+from measure import HIGH, LOW, Measurement, golden_film, interleaved, write_json
 
 from ptxsdk import Detector, Engine, Radiograph
 
@@ -27,7 +26,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     engine = Engine.open(Engine.default_path())
-    memory = Radiograph.from_array(film(engine), window=(LOW, HIGH))
+    memory = Radiograph.from_array(golden_film(engine), window=(LOW, HIGH))
     report: dict[str, Measurement] = {}
     ratios = {}
     for precision in [each for each in engine.precisions if each != "fp16"]:

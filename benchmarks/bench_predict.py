@@ -17,19 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import openvino
-from measure import interleaved, print_table, write_json
+from measure import COLUMNS, HIGH, LOW, ROWS, golden_film, interleaved, print_table, write_json
 
 from ptxsdk import Detector, Engine, Radiograph, Timings
-
-ROWS, COLUMNS = 3000, 2500
-LOW, HIGH = 0.0, 4080.0
-
-
-def film(engine: Engine) -> npt.NDArray[np.uint16]:
-    """A golden film of the engine, enlarged, 12 bits."""
-    golden = engine.golden()[0].pixels.astype(np.float32) * 16
-    large = cv2.resize(golden, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
-    return np.clip(large, 0, 4095).astype(np.uint16)
 
 
 class ByHand:
@@ -107,7 +97,7 @@ def main() -> None:
 
     engine = Engine.open(Engine.default_path())
     network = engine.network("fp32")
-    pixels = film(engine)
+    pixels = golden_film(engine)
     radiograph = Radiograph.from_array(pixels, window=(LOW, HIGH))
     detector = Detector(engine, precision="fp32", threads=options.threads)
     by_hand = ByHand(engine, onnxruntime_network(network, options.threads))

@@ -22,14 +22,12 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from measure import machine
+from measure import HIGH, LOW, golden_film, machine
 
 from ptxsdk import Detector, Engine, Radiograph
 
-ROWS, COLUMNS = 3000, 2500
 BATCHES = (1, 4, 16, 64)
 STAGES = ("read", "gate", "preprocess", "network", "aggregate")
 _OPTIONS = "PTXSDK_LATENCY"  # JSON of the detector's options, from the command line to the benchmark below
@@ -49,10 +47,8 @@ print(imported - started, loaded - imported, time.perf_counter() - loaded)
 
 
 def film(engine: Engine) -> Radiograph:
-    """A golden film of the engine, enlarged, 12 bits."""
-    golden = engine.golden()[0].pixels.astype(np.float32) * 16
-    large = cv2.resize(golden, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
-    return Radiograph.from_array(np.clip(large, 0, 4095).astype(np.uint16), window=(0, 4080))
+    """What a unit has in memory."""
+    return Radiograph.from_array(golden_film(engine), window=(LOW, HIGH))
 
 
 def make_detector() -> Detector:

@@ -12,9 +12,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 import ptxsdk
+from ptxsdk.cli.doctor import cpu
+
+ROWS, COLUMNS = 3000, 2500
+LOW, HIGH = 0.0, 4080.0  # window of `golden_film`
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,21 @@ def print_table(title: str, rows: Sequence[tuple[str, Measurement]], base: Measu
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
     return {
-        "cpu": model,
+        "cpu": cpu()["model"],
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "ptxsdk": ptxsdk.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def golden_film(engine: ptxsdk.Engine) -> npt.NDArray[np.uint16]:
+    """The engine's first golden film, enlarged to 3000 x 2500, 12 bits."""
+    golden = engine.golden()[0].pixels.astype(np.float32) * 16
+    large = cv2.resize(golden, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
+    return np.clip(large, 0, 4095).astype(np.uint16)
 
 
 def write_json(path: Path, report: Mapping[str, Measurement], **facts: object) -> None:

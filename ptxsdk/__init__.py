@@ -6,7 +6,7 @@ loads when it is called.  Research and integration use only: not a medical devic
 
 import logging
 
-from ptxsdk.audit import AuditChain, AuditFile
+from ptxsdk.audit import AuditChain, AuditFile, Head
 from ptxsdk.detection import Check, Detection, EngineId, OperatingPoint, Quality, Region, Timings
 from ptxsdk.detector import Detector
 from ptxsdk.engine import Engine
@@ -50,6 +50,7 @@ __all__ = [
     "EngineId",
     "GatePolicy",
     "Geometry",
+    "Head",
     "InputError",
     "Limits",
     "LookupTable",

@@ -22,7 +22,7 @@ from typing import Any
 from ptxsdk.detection import Detection, OperatingPoint
 from ptxsdk.engine import Engine
 from ptxsdk.errors import AuditError, DetectorError, OutOfScope, PtxsdkError
-from ptxsdk.files import open_file
+from ptxsdk.files import flush_folder, open_file, others_may_write
 from ptxsdk.gate import GatePolicy
 
 FORMAT = 1
@@ -195,7 +195,7 @@ class AuditFile(AuditChain):
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise AuditError("audit.failed", f"{str(self.path)!r} is not a regular file")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if others_may_write(status):
             remedy = "check it and make it this user's alone (chown, chmod 600), or begin another"
             raise AuditError("audit.failed", f"others could have written {str(self.path)!r}: {remedy}")
         try:
@@ -214,7 +214,7 @@ class AuditFile(AuditChain):
             os.ftruncate(self._descriptor, size - len(torn))
             os.fsync(self._descriptor)
         else:
-            _sync_folder(self.path.parent)  # the file itself may be new
+            flush_folder(self.path.parent)  # the file itself may be new
         return head, torn
 
     def _write(self, record: Record) -> None:
@@ -449,11 +449,3 @@ def _checked(line: bytes, after: Head | None = None) -> Head:
     if after is not None and (sequence != after.sequence + 1 or record.get("previous") != after.hash):
         raise AuditError("audit.corrupt", "does not follow the record before: one was removed, added or moved")
     return Head(sequence, own)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

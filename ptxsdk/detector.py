@@ -251,9 +251,12 @@ class Detector:
             before any pixel is touched, else those of the picture.
         BackendError
             The network failed or produced numbers that are not finite.
+        EngineError
+            ``engine.self_test``: a GPU was lost, and the CPU, which was to go on, does not reproduce the golden films.
         DetectorError
             ``detector.closed`` or ``detector.forked``; ``detector.timeout``; ``detector.busy``: another film held the
-            detector for all of that time.
+            detector for all of that time; ``detector.option``: the timeout is no number of seconds;
+            ``detector.internal``: a defect of ours.
         AuditError
             The film's record could not be kept; its score is not returned.
         """
@@ -352,7 +355,8 @@ class Detector:
         Raises
         ------
         PtxsdkError
-            As `predict`, with ``errors="raise"``; always for a detector that is closed or forked.
+            As `predict`, with ``errors="raise"``.  Always for an option that is none, for a detector that is closed,
+            forked or busy, and where the clones that share the work cannot be made.
         """
         if errors not in ("raise", "return"):
             raise DetectorError("detector.option", f"errors {errors!r} is not raise or return")
@@ -482,7 +486,15 @@ class Detector:
                     )
 
     def clone(self) -> Detector:
-        """Return a detector for another thread; engine and compiled network are shared, buffers are not."""
+        """Return a detector for another thread; engine and compiled network are shared, buffers are not.
+
+        Raises
+        ------
+        DetectorError
+            ``detector.closed`` or ``detector.forked``.
+        BackendError
+            There is no memory for the buffers, or the device was lost.
+        """
         self._check_usable()
         with self._lock:
             self._check_usable()

@@ -99,6 +99,11 @@ def write_file(path: str | os.PathLike[str], data: bytes, *, mode: int | None = 
         flush_folder(target.parent)
 
 
+def others_may_write(status: os.stat_result) -> bool:
+    """Say whether a user other than this one and root could have written what has this status."""
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 def flush_folder(folder: Path) -> None:
     """Flush to the disk what was made, renamed and removed in a folder.
 

@@ -138,9 +138,9 @@ class InputSpec(Record):
     mean, std : float
         Normalisation of display values in [0, 1].
     name, channels, layout
-        Fixed in format 1.
+        Fixed by the format.
     padding : int
-        Display value outside the film, before normalisation; fixed in format 1.
+        Display value outside the film, before normalisation; fixed by the format.
     preprocess : str
         The op and the revision of its result that the network was trained with.
     """

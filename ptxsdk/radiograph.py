@@ -259,11 +259,12 @@ class Radiograph:
         ------
         InputError
             ``input.type``, ``input.dtype``, ``input.shape``, ``input.range``, ``input.not_finite``, ``input.metadata``.
+        BackendError
+            ``backend.unavailable``: an array on a device, and no CUDA driver to ask about it.
         """
         if is_device_array(pixels):
             pixels = DeviceArray.of(pixels)
         pixels = check_pixels(pixels)
-        warnings: tuple[str, ...] = ()
         shown, warnings = _default_window(pixels) if window is None else (window, ())
         if not _holds(lambda: len(shown) == 2 and -_LARGEST / 4 < shown[0] < shown[1] < _LARGEST / 4):
             raise InputError("input.range", f"window {shown} is not (low, high) with low < high")
@@ -352,10 +353,20 @@ def estimate_window(pixels: npt.NDArray[np.generic], *, padding: tuple[int, int]
     tuple of float
         ``(low, high)`` with ``low < high``.
     """
+    return bounds_of(sample_of(pixels, padding))
+
+
+def sample_of(pixels: npt.NDArray[np.generic], padding: tuple[int, int] | None) -> npt.NDArray[np.float64]:
+    """Return a regular sample of at most about 10^6 stored values, padding left out where there is anything else."""
     step = max(1, int(np.sqrt(pixels.size / 1e6)))
     sample = pixels[::step, ::step].astype(np.float64).ravel()
-    if padding is not None:
-        image = sample[(sample < padding[0]) | (sample > padding[1])]
-        sample = image if image.size else sample
+    if padding is None:
+        return sample
+    image = sample[(sample < padding[0]) | (sample > padding[1])]
+    return image if image.size else sample
+
+
+def bounds_of(sample: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 0.1 and 99.9 percentiles, ``low < high``."""
     low, high = (float(value) for value in np.percentile(sample, (0.1, 99.9)))
     return low, high if high > low else low + 1

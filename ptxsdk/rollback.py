@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from ptxsdk.engine import Engine
 from ptxsdk.errors import DetectorError, EngineError, WriterError
-from ptxsdk.files import write_file
+from ptxsdk.files import others_may_write, write_file
 from ptxsdk.manifest import MAX_SECURITY_VERSION
 
 _MAX_BYTES = 256
@@ -89,7 +89,7 @@ class RollbackFile:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise EngineError("engine.rollback_state", f"{str(self.path)!r} cannot be read: {why}") from None
         for what, found in (("its folder", folder), ("it", status)):
-            if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if others_may_write(found):
                 raise EngineError("engine.rollback_state", f"{str(self.path)!r}: others could have written {what}")
         with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):
             version = json.loads(content)["security_version"]

@@ -1,4 +1,4 @@
-"""Make type stubs of a TensorRT, for mypy: ``python tools/tensorrt_stubs.py 10|11|rtx FOLDER``.
+"""Make type stubs of a TensorRT, for mypy: ``python tools/tensorrt_stubs.py 10.3|10|11|rtx FOLDER``.
 
 For TensorRT 10 they are on PyPI (tensorrt-stubs).  For TensorRT 11 and TensorRT for RTX they are made here from
 NVIDIA's own bindings, whose docstrings carry the signatures.  To import the bindings takes no TensorRT, only libraries

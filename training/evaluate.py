@@ -181,7 +181,7 @@ def _evaluate_engine(options: argparse.Namespace, out: Path) -> None:
         title = f"{engine.name} {engine.version}, {detector.precision} in {detector.backend}"
         shown = choose_panels(readings, options.panels, manifest.default_operating_point)
         maps = [detector.predict(options.data / readings[index].film.image).mask_logits for index in shown]
-    rules = RegionRules(high=manifest.regions.high, low=manifest.regions.low, min_area=manifest.regions.min_area)
+    rules = RegionRules.of(manifest)
     trained_on = {source_of(film.origin).name for film in chosen} & {
         source.name for source in manifest.provenance.training_data
     }

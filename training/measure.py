@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from training import metrics
 from training.choices import labels_of
 from training.data.films import describe
+from training.data.nih import FINDING
 from training.metrics import Flags, Floats
 from training.readings import Reading
 
@@ -129,7 +130,7 @@ def strata(readings: Sequence[Reading], point: str, *, replicates: int) -> dict[
         By kind of stratum, then by stratum: ``auc``, ``sensitivity`` and ``specificity`` where they are defined.
     """
     views = sorted({reading.film.view for reading in readings} - {""})
-    others = sorted({name for reading in readings for name in reading.film.findings} - {"Pneumothorax", "No Finding"})
+    others = sorted({name for reading in readings for name in reading.film.findings} - {FINDING, "No Finding"})
     sexes = sorted({reading.film.sex for reading in readings} - {""})
     sources = sorted({reading.film.labelled_by for reading in readings})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +109,16 @@ def delong(labels: Flags, one: Floats, other: Floats) -> tuple[Measured, float]:
     return Measured(value=gap, low=gap - _Z95 * error, high=gap + _Z95 * error, n=labels.size), p
 
 
+def cut_counts(labels: Flags, scores: Floats) -> tuple[Floats, Floats]:
+    """Return positives and films at or above each distinct score, from the highest down."""
+    thresholds, inverse = np.unique(-np.asarray(scores, float), return_inverse=True)
+    hits = np.cumsum(np.bincount(inverse, labels, thresholds.size))
+    return hits, np.cumsum(np.bincount(inverse, minlength=thresholds.size)).astype(float)
+
+
 def average_precision(labels: Flags, scores: Floats) -> float:
     """Return the mean precision over the positives, in order of falling score; ties are cut together."""
-    thresholds, inverse = np.unique(-scores, return_inverse=True)
-    hits = np.cumsum(np.bincount(inverse, labels, thresholds.size))
-    called = np.cumsum(np.bincount(inverse, minlength=thresholds.size))
+    hits, called = cut_counts(labels, scores)
     if hits[-1] == 0:
         return math.nan
     return float((np.diff(hits, prepend=0) * hits / called).sum() / hits[-1])
@@ -123,15 +129,29 @@ def brier(labels: Flags, probabilities: Floats) -> float:
     return float(np.mean((probabilities - labels) ** 2))
 
 
+class Bins(NamedTuple):
+    """Bins of equal mass, (bins,) each: mean probability, frequency of the finding, number of films."""
+
+    probability: Floats
+    frequency: Floats
+    count: NDArray[np.intp]
+
+
+def calibration_bins(labels: Flags, probabilities: Floats, bins: int = 15) -> Bins:
+    """Return films in bins of equal mass, by rising probability; those without a film are left out."""
+    order = np.argsort(probabilities, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if part.size]
+    return Bins(
+        np.array([probabilities[part].mean() for part in parts]),
+        np.array([labels[part].mean() for part in parts]),
+        np.array([part.size for part in parts]),
+    )
+
+
 def expected_calibration_error(labels: Flags, probabilities: Floats, bins: int = 15) -> float:
     """Return the mean gap of probability and frequency over bins of equal mass, weighed by their films."""
-    order = np.argsort(probabilities, kind="stable")
-    gaps = [
-        part.size * abs(float(probabilities[part].mean()) - float(labels[part].mean()))
-        for part in np.array_split(order, bins)
-        if part.size
-    ]
-    return float(sum(gaps) / labels.size)
+    found = calibration_bins(labels, probabilities, bins)
+    return float((found.count * np.abs(found.probability - found.frequency)).sum() / labels.size)
 
 
 def dice(found: Flags, truth: Flags) -> float:

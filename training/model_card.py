@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from training.crossval import HELD_OUT, load_held_out
 from training.data.cache import FilmCache
 from training.data.folders import read_films
-from training.learner import TrainConfig
 from training.metrics import Flags
 from training.readings import Reading
 from training.reproduce import ARMS, POINTS, read_arm
 from training.scoring import RegionRules
+from training.train import read_config
 
 if TYPE_CHECKING:
     from ptxsdk.manifest import Manifest, Metric
@@ -331,18 +331,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine = Engine.open(options.engine)
     folder = options.out.with_name("gallery")
     if options.cross_validated:
-        config = TrainConfig.from_dict(
-            json.loads((options.cross_validated / f"{options.arm}-0" / "config.json").read_text())
-        )
+        config = read_config(options.cross_validated / f"{options.arm}-0")
         films = read_films(options.data)
         cache = FilmCache.open(options.data, films, config.size, options.cache or options.cross_validated / "cache")
         paths = [options.cross_validated / f"{options.arm}-{fold}" / HELD_OUT for fold in range(config.folds)]
         readings = read_arm(options.arm, films, cache, config.folds, options.cross_validated)
-        rules = engine.manifest.regions
         masks = load_held_out(paths, films)[1].mask_logits
-        drawn = draw_gallery(
-            readings, masks, RegionRules(high=rules.high, low=rules.low, min_area=rules.min_area), cache, folder
-        )
+        drawn = draw_gallery(readings, masks, RegionRules.of(engine.manifest), cache, folder)
         (folder / GALLERY).write_text(json.dumps(drawn, indent=1) + "\n")
     gallery = json.loads((folder / GALLERY).read_text()) if (folder / GALLERY).exists() else []
     costs = cost(engine.manifest.input.size[0], engine.network("fp32"))

@@ -44,11 +44,16 @@ def predict(network: nn.Module | Predictor, cache: FilmCache, films: Sequence[Fi
         masks.append(mask)
     predictions = Predictions(np.concatenate(patches), np.concatenate(masks))
     for film, mask in zip(films, predictions.mask_logits, strict=True):
-        x0, y0, x1, y1 = cache.content(film)
-        outside = np.ones(mask.shape, bool)
-        outside[y0:y1, x0:x1] = False
-        mask[outside] = PADDING_LOGIT
+        mask[:] = without_padding(mask, cache.content(film))
     return predictions
+
+
+def without_padding(mask_logits: NDArray[np.floating], content: tuple[int, int, int, int]) -> Floats:
+    """Return a map, (S, S) float32, that finds nothing outside the film: `content` is x0, y0, x1, y1, half-open."""
+    x0, y0, x1, y1 = content
+    inside = np.full(mask_logits.shape, PADDING_LOGIT, np.float32)
+    inside[y0:y1, x0:x1] = mask_logits[y0:y1, x0:x1]
+    return inside
 
 
 def torch_predictor(network: nn.Module) -> Predictor:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.data.augment import AUGMENTATIONS, Augmentation
 from training.data.cache import FilmCache
 from training.data.films import Film
+from training.data.nih import FINDING
 from training.data.stream import to_input
 from training.learner import TrainConfig, learning_rate
 from training.models.backbones import create_backbone
@@ -34,7 +35,6 @@ from training.train import LEFT_OUT, add_config_options, bf16_is_fast, config_of
 
 logger = logging.getLogger(__name__)
 
-PNEUMOTHORAX = "Pneumothorax"
 FIELDS = (
     *("backbone", "weights", "size", "batch", "steps", "seed", "lr", "weight_decay", "augmentation"),
     *("split", "folds", "validation_fold", "test_fold", "look_alike"),
@@ -44,8 +44,8 @@ FIELDS = (
 
 def attributes(films: Sequence[Film]) -> list[str]:
     """Return the names of what is to be told: findings by name, then the label, male sex, AP projection."""
-    named = sorted({name for film in films for name in film.findings} - {PNEUMOTHORAX, "No Finding"})
-    return [*named, PNEUMOTHORAX, "male", "AP"]
+    named = sorted({name for film in films for name in film.findings} - {FINDING, "No Finding"})
+    return [*named, FINDING, "male", "AP"]
 
 
 def attribute_targets(film: Film, names: Sequence[str]) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def attribute_targets(film: Film, names: Sequence[str]) -> NDArray[np.float32]:
     known.
     """
     known = {name: float(name in film.findings) for name in names[:-3]} if film.findings else {}
-    known[PNEUMOTHORAX] = float(film.label)
+    known[FINDING] = float(film.label)
     if film.sex:
         known["male"] = float(film.sex == "M")
     if film.view:

@@ -14,7 +14,7 @@ from training.choices import Choices
 from training.data.cache import FilmCache
 from training.data.films import Film
 from training.metrics import Flags, Floats, dice
-from training.predictions import PADDING_LOGIT, Predictions
+from training.predictions import Predictions, without_padding
 from training.scoring import RegionRules
 
 if TYPE_CHECKING:
@@ -105,15 +105,13 @@ def read_engine(detector: Detector, data: Path, cache: FilmCache, films: Sequenc
         The gate refuses a film.
     """
     manifest = detector.engine.manifest
-    rules = RegionRules(high=manifest.regions.high, low=manifest.regions.low, min_area=manifest.regions.min_area)
+    rules = RegionRules.of(manifest)
     thresholds = {point.name: point.threshold for point in manifest.operating_points}
     for film in films:
         detection = detector.predict(data / film.image)
         if detection.mask_logits is None:
             raise ValueError("the triage profile shows no map")
-        x0, y0, x1, y1 = detection.geometry.content
-        mask = np.full(detection.mask_logits.shape, PADDING_LOGIT, np.float32)
-        mask[y0:y1, x0:x1] = detection.mask_logits[y0:y1, x0:x1]
+        mask = without_padding(detection.mask_logits, detection.geometry.content)
         yield _reading(film, cache, detection.probability, mask, rules, thresholds)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from training.choices import labels_of
 from training.data.cache import FilmCache
 from training.measure import probabilities_of
-from training.metrics import Flags, Floats, wilson
-from training.predictions import PADDING_LOGIT
+from training.metrics import Bins, Flags, Floats, calibration_bins, cut_counts, wilson
+from training.predictions import without_padding
 from training.readings import Reading
 from training.scoring import RegionRules, sigmoid
 
@@ -100,14 +100,6 @@ class Panel:
     caption: str
 
 
-class Bins(NamedTuple):
-    """Bins of equal mass, (bins,) each: mean probability, frequency of the finding, number of films."""
-
-    probability: Floats
-    frequency: Floats
-    count: NDArray[np.intp]
-
-
 def roc_points(labels: Flags, scores: Floats) -> tuple[Floats, Floats]:
     """Return false and true positive rates, from (0, 0) to (1, 1), one point a distinct score.
 
@@ -118,7 +110,7 @@ def roc_points(labels: Flags, scores: Floats) -> tuple[Floats, Floats]:
     ValueError
         A class is missing.
     """
-    hits, called = _cut(labels, scores)
+    hits, called = cut_counts(labels, scores)
     if not 0 < hits[-1] < labels.size:
         raise ValueError("a ROC curve needs films of both classes")
     misses = called - hits
@@ -135,22 +127,11 @@ def precision_recall_points(labels: Flags, scores: Floats) -> tuple[Floats, Floa
     ValueError
         There is no positive.
     """
-    hits, called = _cut(labels, scores)
+    hits, called = cut_counts(labels, scores)
     if not hits[-1]:
         raise ValueError("a precision-recall curve needs a positive")
     precision = hits / called
     return np.concatenate([[0.0], hits / hits[-1]]), np.concatenate([precision[:1], precision])
-
-
-def reliability_bins(labels: Flags, probabilities: Floats, bins: int = 15) -> Bins:
-    """Return the bins of `training.metrics.expected_calibration_error`; those without a film are left out."""
-    order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if part.size]
-    return Bins(
-        np.array([probabilities[part].mean() for part in parts]),
-        np.array([labels[part].mean() for part in parts]),
-        np.array([part.size for part in parts]),
-    )
 
 
 def choose_panels(readings: Sequence[Reading], count: int, point: str) -> list[int]:
@@ -209,9 +190,7 @@ def make_panels(
     for reading, logits in zip(readings, mask_logits, strict=True):
         if logits is None:
             raise ValueError(f"there is no map of {reading.film.image}; the triage profile shows none")
-        x0, y0, x1, y1 = cache.content(reading.film)
-        inside = np.full(logits.shape, PADDING_LOGIT, np.float32)
-        inside[y0:y1, x0:x1] = logits[y0:y1, x0:x1]
+        inside = without_padding(logits, cache.content(reading.film))
         region = cache.region(reading.film)
         panels.append(
             Panel(
@@ -406,7 +385,7 @@ def _calibration(systems: Mapping[str, Sequence[Reading]], measured: Mapping[str
     """Draw a reliability diagram for each system."""
     figures = []
     for index, (name, readings) in enumerate(systems.items()):
-        bins = reliability_bins(labels_of([each.film for each in readings]), probabilities_of(readings))
+        bins = calibration_bins(labels_of([each.film for each in readings]), probabilities_of(readings))
         colour = COLOURS[index % len(COLOURS)]
 
         def paint(axes: Axes, bins: Bins = bins, colour: str = colour) -> None:
@@ -519,13 +498,6 @@ def _panel(panel: Panel, number: int) -> str:
 
 
 # The parts they are made of
-
-
-def _cut(labels: Flags, scores: Floats) -> tuple[Floats, Floats]:
-    """Return positives and films at or above each distinct score, from the highest down."""
-    thresholds, inverse = np.unique(-np.asarray(scores, float), return_inverse=True)
-    hits = np.cumsum(np.bincount(inverse, labels, thresholds.size))
-    return hits, np.cumsum(np.bincount(inverse, minlength=thresholds.size)).astype(float)
 
 
 def _caption(reading: Reading) -> str:

@@ -509,7 +509,7 @@ def _split(pictures: Sequence[Shown], folds: int, fold: int) -> tuple[list[Shown
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.scope", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of films, in any layout of docs/training.md")
+    parser.add_argument("--data", type=Path, required=True, help="folder of films as PNG or JPEG; docs/training.md")
     parser.add_argument("--pictures", type=Path, required=True, help="pictures of other things, a sub-folder a kind")
     parser.add_argument("--out", type=Path, required=True, help="the model to write, .npz")
     parser.add_argument("--report", type=Path, help="measure by cross-validation first; JSON to write")

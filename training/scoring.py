@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from ptxsdk.manifest import Manifest
 from training.metrics import Flags, Floats, auc, dice
 
 Method = Literal["noisy_or", "paper_098", "top_k", "max"]
@@ -189,6 +190,12 @@ class RegionRules:
     high: float
     low: float
     min_area: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> RegionRules:
+        """Return the rules of an engine."""
+        rules = manifest.regions
+        return cls(high=rules.high, low=rules.low, min_area=rules.min_area)
 
     def __call__(self, mask_logits: Floats) -> Flags:
         """Return the pixels of all regions, (S, S) boolean, for mask logits (S, S)."""

@@ -48,7 +48,7 @@ class Backend(Protocol):
         Raises
         ------
         BackendError
-            ``backend.failed``.
+            ``backend.failed``; of a GPU also ``backend.out_of_memory`` and ``backend.lost``.
         """
         ...
 
@@ -103,7 +103,7 @@ def load(engine: Engine, *, backend: str, device: str, precision: str, threads: 
     Raises
     ------
     BackendError
-        ``backend.unavailable`` or ``backend.failed``.
+        ``backend.unavailable`` or ``backend.failed``; of a GPU also ``backend.out_of_memory`` and ``backend.lost``.
     EngineError
         ``engine.precision``.
     DetectorError

@@ -232,7 +232,7 @@ class FilmGraph:
             results=block + self._result_at,
             film_results=cuda.RESULT_BYTES,
             stream=stream,
-            **{"k": 1, **contract.scoring},
+            **contract.scoring,
         )
         cuda.copy(
             to=memory.block.host[_NOT_FINITE_AT:].ctypes.data,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ptxsdk.errors import WriterError
-from ptxsdk.files import cache_folder, write_file
+from ptxsdk.files import cache_folder, others_may_write, write_file
 from ptxsdk.manifest import Precision
 
 _LOGGER = logging.getLogger("ptxsdk")
@@ -138,10 +138,9 @@ class _Refused(Exception):
 
 def _require_private(status: os.stat_result, what: str) -> None:
     """Refuse what another user could have written; who could is who could have this process run code."""
-    if status.st_uid not in (os.geteuid(), 0):
-        raise _Refused(f"{what} belongs to another user")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _Refused(f"{what} can be written by others (mode {stat.S_IMODE(status.st_mode):o})")
+    if others_may_write(status):
+        owned = f"user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}"
+        raise _Refused(f"others could have written {what} ({owned})")
 
 
 def _content(path: Path) -> bytes:

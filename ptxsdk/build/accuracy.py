@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -142,19 +142,19 @@ def compare(manifest: Manifest, films: Sequence[ReadFilm], whole: Outputs, varia
         farthest = max(farthest, float(np.abs(before - point.threshold)[changed].max(initial=0)))
     labelled = np.array([film.film.label is not None for film in films])
     labels = np.array([bool(film.film.label) for film in films])
-    dices, peaks = _located(manifest, films, whole), _located(manifest, films, variant)
+    located_before, located_after = _located(manifest, films, whole), _located(manifest, films, variant)
     maps, near = _agreement(manifest, whole, variant, before)
     aucs = [auc(labels[labelled], scores[labelled]) for scores in (before, after)]
     return Accuracy(
         films=len(films),
         positives=int(labels.sum()),
-        outlined=sum(not math.isnan(hit) for _, hit in peaks),
+        outlined=sum(not math.isnan(hit) for _, hit in located_after),
         auc=aucs[1],
         auc_change=None if aucs[0] is None or aucs[1] is None else aucs[1] - aucs[0],
-        dice=_mean(value for value, _ in peaks),
-        dice_change=_difference([value for value, _ in peaks], [value for value, _ in dices]),
-        peak_in_region=_mean(value for _, value in peaks),
-        peak_change=_difference([value for _, value in peaks], [value for _, value in dices]),
+        dice=_mean(value for value, _ in located_after),
+        dice_change=_difference([value for value, _ in located_after], [value for value, _ in located_before]),
+        peak_in_region=_mean(value for _, value in located_after),
+        peak_change=_difference([value for _, value in located_after], [value for _, value in located_before]),
         map_agreement=_mean(maps),
         peak_agreement=_mean(near),
         largest_change=float(np.abs(after - before).max(initial=0)),
@@ -279,8 +279,8 @@ def _agreement(
     return maps, near
 
 
-def _mean(values: object) -> float | None:
-    told = [value for value in values if not math.isnan(value)]  # type: ignore[attr-defined]
+def _mean(values: Iterable[float]) -> float | None:
+    told = [value for value in values if not math.isnan(value)]
     return float(np.mean(told)) if told else None
 
 

@@ -18,6 +18,8 @@ def make_detector(engine: Path | ptxsdk.Engine | None, key: Path | None, **optio
     try:
         return ptxsdk.Detector(engine, trusted_keys=keys, **options)
     except DetectorError as error:
+        if error.code != "detector.option":
+            raise
         raise typer.BadParameter(error.message) from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ptxsdk.cli.detector import read_key
 from ptxsdk.cli.options import (
     AuditOption,
     BackendOption,
@@ -36,7 +37,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceOptions:
     """Options of `node` and `watch`: where results go, how films are scored, and the queue between."""
 
     forward: Annotated[
@@ -81,7 +82,7 @@ class Service:
         with contextlib.ExitStack() as held:
             try:
                 config = self._config(**own)
-                keys = None if self.key is None else (_read_key(self.key),)
+                keys = None if self.key is None else (read_key(self.key),)
                 log.start()
                 records = None if self.audit is None else held.enter_context(ptxsdk.AuditFile(self.audit))
                 running = service.Service(
@@ -140,9 +141,9 @@ HttpOption = Annotated[
 ]
 
 
-@takes(Service)
+@takes(ServiceOptions)
 def node(
-    service: Service,
+    service: ServiceOptions,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any.")] = 11112,
     allow: Annotated[
@@ -173,9 +174,9 @@ def node(
     )
 
 
-@takes(Service)
+@takes(ServiceOptions)
 def watch(
-    service: Service,
+    service: ServiceOptions,
     folder: Annotated[Path, path_argument(metavar="DIR", help="Folder that DICOM files are dropped into.")],
     remove: Annotated[bool, typer.Option("--remove", help="Remove a file once its film was read.")] = False,
     settle: Annotated[float, typer.Option("--settle", metavar="SECONDS", help="A file must stand still so long.")] = 2,
@@ -208,13 +209,6 @@ def view(
     asked.wait()
     web.stop()
     store.close()
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NodeError("node.option", f"--key {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 def _fail(error: PtxsdkError) -> NoReturn:

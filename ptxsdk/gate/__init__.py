@@ -16,6 +16,7 @@ from ptxsdk.gate.header import (
     DIGITAL_X_RAY_FOR_PROCESSING,
     SECONDARY_CAPTURE,
     check_header,
+    is_chest,
 )
 from ptxsdk.gate.policy import GatePolicy
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_content",
     "check_header",
     "enforce",
+    "is_chest",
     "load",
     "sample",
     "sample_step",

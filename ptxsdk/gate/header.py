@@ -62,11 +62,15 @@ def _check_intent(film: Radiograph) -> Check:
     return verdict(code, not raw, "FOR PROCESSING" if raw else "not FOR PROCESSING")
 
 
+def is_chest(body_part: str) -> bool:
+    """Say whether Body Part Examined names the chest, in one of the words that units use."""
+    return any(word in body_part for word in ("CHEST", "THORAX", "LUNG", "PULMON"))
+
+
 def _check_body_part(film: Radiograph) -> Check:
     if not film.body_part:
         return Check("gate.body_part", "unknown", "no body part")
-    chest = any(word in film.body_part for word in ("CHEST", "THORAX", "LUNG", "PULMON"))
-    return verdict("gate.body_part", chest, f"body part {_known(film.body_part, _BODY_PART)}")
+    return verdict("gate.body_part", is_chest(film.body_part), f"body part {_known(film.body_part, _BODY_PART)}")
 
 
 def _check_view(film: Radiograph, policy: GatePolicy) -> Check:

@@ -1,6 +1,6 @@
 """Node: films in by DICOM or from a folder, results out to a PACS, nothing accepted ever lost.
 
-``command`` is what the command line calls, ``service`` puts the parts together: ``scp`` or ``watcher`` bring films into
+``service`` puts the parts together: ``scp`` or ``watcher`` bring films into
 the ``store``, ``worker`` scores them, ``sender`` delivers the results, ``web`` shows how it goes.
 """
 

@@ -104,7 +104,7 @@ class Film:
         Of the object received.
     source : str
         AE title of the sender, or "folder".
-    received, finished : float, float or None
+    received : float
         Seconds since the epoch.
     state : str
         See the module.
@@ -126,7 +126,6 @@ class Film:
     sop_instance_uid: str
     source: str
     received: float
-    finished: float | None
     state: State
     attempts: int
     code: str
@@ -137,7 +136,7 @@ class Film:
 
 
 _COLUMNS = (
-    "films.id, token, sop_instance_uid, source, received, finished, films.state, films.attempts, code, message, "
+    "films.id, token, sop_instance_uid, source, received, films.state, films.attempts, code, message, "
     "result, objects, files"
 )
 

@@ -23,6 +23,7 @@ from ptxsdk.node.instance import instance_uid
 from ptxsdk.node.log import event as log
 from ptxsdk.node.metrics import Metrics
 from ptxsdk.node.store import Store
+from ptxsdk.readers.elements import has_preamble
 
 UNFINISHED = (".part", ".tmp", ".filepart", ".crdownload", ".partial")
 
@@ -186,7 +187,7 @@ class Watcher(threading.Thread):
         return outcome, token, len(content)
 
     def _put(self, content: bytes) -> tuple[str, str]:
-        if content[128:132] != b"DICM":
+        if not has_preamble(content):
             return "not_understood", ""
         try:
             outcome, token = self._store.put(content, instance_uid(content), "folder")

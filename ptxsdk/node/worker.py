@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import time
@@ -128,7 +127,7 @@ class Worker(threading.Thread):
 
         The seed makes the same film, engine and configuration give the same instances: a PACS knows what it has.
         """
-        from ptxsdk.writers import dicom_objects
+        from ptxsdk.writers import dicom_content, dicom_objects
 
         content = self._store.read(film)
         radiograph, detection = self._detector.read_and_predict(content, timeout=self._config.film_seconds)
@@ -139,7 +138,7 @@ class Worker(threading.Thread):
             uid_seed=_SEED,
             created=datetime.fromtimestamp(film.received),  # noqa: DTZ006 - DICOM's times are local
         )
-        return detection.to_dict(), {f"{name}.dcm": _encoded(dataset) for name, dataset in datasets.items()}
+        return detection.to_dict(), {f"{name}.dcm": dicom_content(dataset) for name, dataset in datasets.items()}
 
 
 class _NoRoom(WriterError):
@@ -161,9 +160,3 @@ class _NoMemory(InputError):
 def _may_pass(error: PtxsdkError) -> bool:
     """Say whether the next try may go better: there may be memory, threads or a helper process again."""
     return isinstance(error, (BackendError, DetectorError, _NoMemory)) or error.code == "input.decoder"
-
-
-def _encoded(dataset: Any) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ptxsdk.backends.cuda import FIRST_PATIENCE, Gpu, address_of, failure
 from ptxsdk.device_array import DeviceArray
-from ptxsdk.errors import BackendError, InputError
+from ptxsdk.errors import BackendError, InputError, PtxsdkError
 from ptxsdk.geometry import Geometry
 from ptxsdk.ops.aggregate import Aggregate, Method, Side, Source, regions_of
 from ptxsdk.ops.preprocess import transfer_of
@@ -45,8 +45,6 @@ def failures_of(what: str) -> Iterator[None]:
     BackendError
         ``backend.out_of_memory`` or ``backend.failed``.
     """
-    from ptxsdk.errors import PtxsdkError
-
     try:
         yield
     except (PtxsdkError, TypeError, ValueError):
@@ -56,7 +54,9 @@ def failures_of(what: str) -> Iterator[None]:
 
 
 class DeviceOps:
-    """preprocess and aggregate on one device; not thread-safe.
+    """preprocess and aggregate on one device, for arrays that lie there; not thread-safe.
+
+    A detector on a GPU does not go through it: its film graph launches the same kernels (`backends.film_graph`).
 
     Parameters
     ----------
@@ -108,9 +108,10 @@ class DeviceOps:
         Raises
         ------
         InputError
-            ``input.type``, ``input.dtype``, ``input.shape``, ``input.layout``, ``input.device``; ``input.not_finite``.
+            ``input.type``, ``input.dtype``, ``input.shape``, ``input.layout``, ``input.device``, ``input.not_finite``;
+            ``input.too_large`` or ``input.unsupported``: a film that only the CPU twin takes.
         BackendError
-            ``backend.failed``, ``backend.out_of_memory``.
+            ``backend.failed``, ``backend.out_of_memory``, ``backend.lost``.
         TypeError, ValueError
             As `ptxsdk.ops.preprocess`.
         """
@@ -193,7 +194,7 @@ class DeviceOps:
         Raises
         ------
         BackendError
-            ``backend.not_finite``, ``backend.failed``, ``backend.out_of_memory``.
+            ``backend.not_finite``, ``backend.failed``, ``backend.out_of_memory``, ``backend.lost``.
         InputError
             ``input.type``, ``input.dtype``, ``input.shape``, ``input.layout``, ``input.device``.
         """

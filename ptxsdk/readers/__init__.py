@@ -62,6 +62,8 @@ def read(
     ------
     InputError
         ``input.*``, as listed in `ptxsdk.errors.CODES`; nothing else, whatever the content.
+    MemoryError
+        This machine has less memory left than the limits allow a film.
     """
     return read_as(source, Reading(DEFAULT_READING.limits if limits is None else limits, decode), name=name)
 
@@ -156,20 +158,20 @@ def _load(source: str | os.PathLike[str], limits: Limits) -> bytes:
 
 def looks_like_film(beginning: bytes) -> bool:
     """Say whether the first 256 bytes of a file are those of a DICOM file with its preamble, a PNG, JPEG or TIFF."""
-    from ptxsdk.readers import dicom, image
+    from ptxsdk.readers import elements, image
 
-    return dicom.has_preamble(beginning) or image.reader_for(beginning) is not None
+    return elements.has_preamble(beginning) or image.reader_for(beginning) is not None
 
 
 def _read_content(content: bytes, reading: Reading) -> Radiograph:
-    from ptxsdk.readers import dicom, image
+    from ptxsdk.readers import dicom, elements, image
 
     if not content:
         raise InputError("input.empty", "there is no content")
-    if dicom.has_preamble(content):
+    if elements.has_preamble(content):
         return dicom.read_dicom(content, reading)
     if (reader := image.reader_for(content)) is not None:
         return reader(content, reading)
-    if dicom.looks_like_dataset(content):
+    if elements.looks_like_dataset(content):
         return dicom.read_dicom(content, reading)
     raise InputError("input.unknown_format", "the content is neither DICOM nor PNG, JPEG or TIFF")

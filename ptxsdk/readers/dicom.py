@@ -27,7 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ptxsdk.errors import InputError
-from ptxsdk.radiograph import Display, LookupTable, Radiograph, VoiFunction, Window, estimate_window
+from ptxsdk.radiograph import (
+    Display,
+    LookupTable,
+    Radiograph,
+    VoiFunction,
+    Window,
+    bounds_of,
+    estimate_window,
+    sample_of,
+)
 from ptxsdk.readers import codestream, elements
 from ptxsdk.readers.codestream import Family
 from ptxsdk.readers.reading import DEFAULT_READING, Reading
@@ -70,14 +79,6 @@ _VIEW_CODES = {
     "399067008": "LATERAL",
     "R-102CD": "LATERAL",
 }
-
-
-def has_preamble(content: bytes) -> bool:
-    """Say whether the content has the DICM mark behind a 128-byte preamble."""
-    return content[128:132] == b"DICM"
-
-
-looks_like_dataset = elements.looks_like_dataset
 
 
 def read_dicom(content: bytes, reading: Reading = DEFAULT_READING) -> Radiograph:
@@ -566,12 +567,7 @@ def _estimated(
         if not (math.isfinite(low) and math.isfinite(high) and high - low > 0):
             raise InputError("input.corrupt", "the rescale leaves no difference between the pixels")
         return Window.from_range(low, high)
-    step = max(1, int(math.sqrt(pixels.size / 1e6)))
-    sample = pixels[::step, ::step].astype(np.float64).ravel()
-    if padding is not None:
-        image = sample[(sample < padding[0]) | (sample > padding[1])]
-        sample = image if image.size else sample
-    return Window.from_range(*estimate_window(modality_lut(sample)[np.newaxis]))
+    return Window.from_range(*bounds_of(modality_lut(sample_of(pixels, padding))))
 
 
 def _modality(header: _Header, bits: _Bits, warnings: list[str]) -> tuple[LookupTable | None, float, float]:

@@ -125,7 +125,7 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     elements = walk.run()
     if not elements and walk.pixels is None:
         raise InputError("input.truncated", "the DICOM file ends before its data set")
-    dataset = _dataset(elements, implicit=implicit, little=little, charset=None)
+    dataset = _dataset(elements, implicit=implicit, little=little)
     dataset.file_meta = FileMetaDataset(meta_elements)
     return Elements(
         dataset=dataset,
@@ -136,7 +136,7 @@ def split(content: bytes, reading: Reading = DEFAULT_READING) -> Elements:
     )
 
 
-def head(content: bytes, last: int, reading: Reading = DEFAULT_READING) -> Any:
+def head(content: bytes, last: int) -> Any:
     """Return the elements of a deflated DICOM file up to and with the tag `last`, by tag.
 
     No more than the first `HEAD_BYTES` of the data set are inflated: it may be a hundred times as large as the file.
@@ -146,22 +146,25 @@ def head(content: bytes, last: int, reading: Reading = DEFAULT_READING) -> Any:
     ------
     InputError
         ``input.corrupt``, ``input.too_large``, or ``input.truncated`` where what comes first is longer.
-    DetectorError
-        ``detector.timeout``.
     """
-    _, syntax, start = _meta(content, reading)
+    _, syntax, start = _meta(content, DEFAULT_READING)
     if syntax != DEFLATED:
         return None
     try:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(memoryview(content)[start:], HEAD_BYTES)
     except zlib.error:
         raise InputError("input.corrupt", "the deflated data set cannot be inflated") from None
-    return _Walk(inflated, 0, implicit=False, little=True, last=last, reading=reading).run()
+    return _Walk(inflated, 0, implicit=False, little=True, last=last, reading=DEFAULT_READING).run()
+
+
+def has_preamble(content: bytes) -> bool:
+    """Say whether the content has the DICM mark behind a 128-byte preamble."""
+    return content[128:132] == b"DICM"
 
 
 def _meta(content: bytes, reading: Reading) -> tuple[dict[Any, Any], str, int]:
     """Return the file meta information, the transfer syntax it names, and where the data set starts."""
-    start = 132 if content[128:132] == b"DICM" else 0
+    start = 132 if has_preamble(content) else 0
     walk = _Walk(content, start, implicit=False, little=True, only_group=2, reading=reading)
     found = walk.run()
     return found, _text(found.get(_TRANSFER_SYNTAX), _MAX_UID), walk.position
@@ -260,16 +263,17 @@ def _encoding(content: bytes, start: int, syntax: str, warnings: list[str]) -> t
     return not explicit, little
 
 
-def _dataset(elements: dict[Any, Any], *, implicit: bool, little: bool, charset: Any) -> Any:
+def _dataset(elements: dict[Any, Any], *, implicit: bool, little: bool) -> Any:
     from pydicom.charset import python_encoding
     from pydicom.dataset import Dataset
 
     dataset = Dataset(elements)
+    charset: str | list[str] = "iso8859"
     if _CHARACTER_SET in elements:
         terms = _text(elements[_CHARACTER_SET], 16 * _MAX_TERMS).split("\\")[:_MAX_TERMS]
         # Unknown terms read as the default: pydicom would warn.
-        charset = [python_encoding.get(term.strip(), "iso8859") for term in terms]
-    dataset.set_original_encoding(implicit, little, charset or "iso8859")
+        charset = [python_encoding.get(term.strip(), "iso8859") for term in terms] or charset
+    dataset.set_original_encoding(implicit, little, charset)
     return dataset
 
 
@@ -407,7 +411,7 @@ class _Walk:
             raise _Broken("input.corrupt", "a DICOM sequence holds something that is not an item")
 
     def _element(self, level: _Level, tag: int) -> bool:
-        vr, length, header = self._measure(level, tag)
+        vr, length, header = self._measure(level)
         root = len(self.stack) == 1
         if root and tag in PIXEL_TAGS:
             self._take_pixels(level, tag, vr, length, header)
@@ -432,7 +436,7 @@ class _Walk:
         self.position += length
         return True
 
-    def _measure(self, level: _Level, tag: int) -> tuple[str | None, int, int]:
+    def _measure(self, level: _Level) -> tuple[str | None, int, int]:
         """Return VR, length and size of the header of the element at the position."""
         vr = self.content[self.position + 4 : self.position + 6]
         # Some writers switch to implicit VR inside sequences: a VR is two capitals, a length hardly ever.
@@ -473,7 +477,7 @@ class _Walk:
         level = self.stack.pop()
         parent = self.stack[-1]
         if not level.is_sequence:
-            parent.items.append(_dataset(level.elements, implicit=level.implicit, little=self.little, charset=None))
+            parent.items.append(_dataset(level.elements, implicit=level.implicit, little=self.little))
             return
         element, _, sequence, tag = self._types
         parent.elements[tag(level.tag)] = element(tag(level.tag), "SQ", sequence(level.items))

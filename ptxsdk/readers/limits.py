@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 from ptxsdk.errors import DetectorError, InputError
 
@@ -60,8 +59,6 @@ class Limits:
     inflate_ratio: int = 100
     decode_seconds: float = 20.0
     memory_bytes: int = 1 << 30
-
-    frames: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -189,7 +189,7 @@ class Origin:
     def _add_body_part(self, dataset: Any) -> None:
         """Say "CHEST", which has no laterality; another part, scored against the gate, as the film says it."""
         part = self.header.text("BodyPartExamined")
-        if not part or any(word in part for word in ("CHEST", "THORAX", "LUNG", "PULMON")):
+        if not part or gate.is_chest(part):
             dataset.BodyPartExamined = "CHEST"
             return
         dataset.BodyPartExamined = part

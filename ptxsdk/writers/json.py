@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from ptxsdk.detection import Detection
 from ptxsdk.errors import PtxsdkError
-from ptxsdk.files import write_file
 
 
 def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
@@ -32,14 +30,3 @@ def to_line(file: str, outcome: Detection | PtxsdkError) -> str:
 def json_content(file: str, detection: Detection) -> bytes:
     """Return the content of a film's JSON file: the line, with its end."""
     return (to_line(file, detection) + "\n").encode("ascii")
-
-
-def write_json(path: str | os.PathLike[str], file: str, detection: Detection) -> None:
-    """Write the line to a file, atomically.
-
-    Raises
-    ------
-    WriterError
-        ``writer.failed``; nothing is left behind.
-    """
-    write_file(path, json_content(file, detection))

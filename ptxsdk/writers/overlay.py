@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from ptxsdk.detection import Detection, Region
 from ptxsdk.errors import WriterError
-from ptxsdk.files import write_file
 from ptxsdk.radiograph import Radiograph
 from ptxsdk.writers import notices, require_location
 from ptxsdk.writers.drawing import AMBER, BAR, DARK, FAINT, RED, TEXT, Canvas, line, percent, stroke, write
@@ -72,17 +69,6 @@ def overlay_content(film: Radiograph, detection: Detection) -> bytes:
     if not encoded:
         raise WriterError("writer.failed", "the overlay could not be encoded")
     return content.tobytes()
-
-
-def write_overlay(path: str | os.PathLike[str], film: Radiograph, detection: Detection) -> None:
-    """Write the overlay as a PNG, atomically.
-
-    Raises
-    ------
-    WriterError
-        ``writer.profile``, or ``writer.failed``; nothing is left behind.
-    """
-    write_file(path, overlay_content(film, detection))
 
 
 def _display(film: Radiograph, longest_side: int) -> Canvas:

@@ -10,7 +10,7 @@ from ptxsdk.radiograph import Display, LookupTable
 from ptxsdk.writers import notices
 from ptxsdk.writers.instance import Origin
 from ptxsdk.writers.outline import closed_outline
-from ptxsdk.writers.segmentation import AMBER, label
+from ptxsdk.writers.segmentation import AMBER_LAB, label
 
 
 def presentation_state(origin: Origin) -> Any:
@@ -30,7 +30,7 @@ def presentation_state(origin: Origin) -> Any:
     from highdicom.color import CIELabColor
 
     detection = origin.detection
-    layer = pr.GraphicLayer("PNEUMOTHORAX", 1, notices(detection)[0], CIELabColor(*AMBER))
+    layer = pr.GraphicLayer("PNEUMOTHORAX", 1, notices(detection)[0], CIELabColor(*AMBER_LAB))
     graphics = [
         pr.GraphicObject(
             pr.GraphicTypeValues.POLYLINE,

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from ptxsdk.detection import Detection, Region
 from ptxsdk.errors import WriterError
 from ptxsdk.writers import notices
-from ptxsdk.writers.codes import PNEUMOTHORAX, SIDES
+from ptxsdk.writers.codes import LUNG, PNEUMOTHORAX, SIDES
 from ptxsdk.writers.instance import MANUFACTURER, Origin
 
 Mask = npt.NDArray[np.bool_]
 
-AMBER = (83.0, 15.0, 84.0)  # CIELab of the overlay's amber
+AMBER_LAB = (83.0, 15.0, 84.0)  # CIELab of the overlay's amber
 
 
 def segmentation(origin: Origin) -> Any:
@@ -59,7 +59,7 @@ def segmentation(origin: Origin) -> Any:
             algorithm,
             tracking_uid=origin.uid("region", str(number)),
             tracking_id=f"pneumothorax {number}",
-            display_color=CIELabColor(*AMBER),
+            display_color=CIELabColor(*AMBER_LAB),
         )
         for number, region in enumerate(detection.regions, 1)
     ]
@@ -158,8 +158,6 @@ def _logit(probability: float) -> np.float32:
 def _add_site(description: Any, region: Region) -> None:
     """Say in which lung a segment lies, as far as it is known."""
     from highdicom.sr import CodedConcept
-
-    from ptxsdk.writers.codes import LUNG
 
     site = CodedConcept.from_code(LUNG)
     if region.side is not None:

@@ -10,10 +10,11 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("pydicom")
 
+from run_lengths import encode_rle  # noqa: E402
+
 from training.data.cache import FilmCache, read_film, sdk_preprocess  # noqa: E402
 from training.data.films import Film  # noqa: E402
 from training.data.manifest import read_manifest  # noqa: E402
-from training.data.siim import encode_rle  # noqa: E402
 
 
 def write_dicom(path, pixels, *, photometric, center, width):

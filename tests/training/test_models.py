@@ -7,10 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
+from network_cost import count_macs, count_parameters  # noqa: E402
+
 from training.models.backbones import create_backbone, imagenet_weights, load_weights  # noqa: E402
 from training.models.clasegnet import ClaSegNet  # noqa: E402
 from training.models.classifier import Classifier  # noqa: E402
-from training.models.cost import count_macs, count_parameters  # noqa: E402
 from training.models.li2018 import LiNet  # noqa: E402
 
 

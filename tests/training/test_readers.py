@@ -8,12 +8,14 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pydicom = pytest.importorskip("pydicom")
 
+from run_lengths import encode_rle  # noqa: E402
+
 from training.data.films import Film  # noqa: E402
 from training.data.folders import read_films  # noqa: E402
 from training.data.manifest import read_manifest  # noqa: E402
 from training.data.nih import read_nih  # noqa: E402
 from training.data.rows import TableError, parse_age  # noqa: E402
-from training.data.siim import decode_rle, encode_rle, read_siim  # noqa: E402
+from training.data.siim import decode_rle, read_siim  # noqa: E402
 
 MANIFEST = "image,set,patient,label,labelled_by,mask,boxes_xywh,age\n"
 NIH_2017 = (

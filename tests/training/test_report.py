@@ -190,8 +190,8 @@ def test_precision_recall_points_by_hand():
     np.testing.assert_allclose(precision, [1, 1, 2 / 3, 3 / 4, 1 / 2])
 
 
-def test_reliability_bins_by_hand():
-    bins = report.reliability_bins(LABELS, SCORES, bins=4)
+def test_calibration_bins_by_hand():
+    bins = metrics.calibration_bins(LABELS, SCORES, bins=4)
     np.testing.assert_allclose(bins.count, [2, 2, 1, 1])
     np.testing.assert_allclose(bins.probability, [0.4, 0.7, 0.8, 0.9])
     np.testing.assert_allclose(bins.frequency, [0, 0.5, 1, 1])
@@ -206,7 +206,7 @@ def test_curves_hold_the_areas_that_are_measured(count):
     assert ((across[1:] - across[:-1]) * (up[1:] + up[:-1]) / 2).sum() == pytest.approx(metrics.auc(labels, scores))
     recall, precision = report.precision_recall_points(labels, scores)
     assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(metrics.average_precision(labels, scores))
-    bins = report.reliability_bins(labels, scores)
+    bins = metrics.calibration_bins(labels, scores)
     error = (bins.count * abs(bins.probability - bins.frequency)).sum() / count
     assert error == pytest.approx(metrics.expected_calibration_error(labels, scores))
 

@@ -7,7 +7,7 @@ import json
 from made import make_chest
 
 from ptxsdk import InputError
-from ptxsdk.writers.json import to_line, write_json
+from ptxsdk.writers.json import json_content, to_line
 
 
 def test_one_line_that_any_parser_reads(detector):
@@ -26,7 +26,6 @@ def test_a_failure(detector):
     }
 
 
-def test_the_file_is_the_line(detector, tmp_path):
+def test_the_file_is_the_line(detector):
     detection = detector.predict(make_chest())
-    write_json(tmp_path / "a.json", "a", detection)
-    assert (tmp_path / "a.json").read_text() == to_line("a", detection) + "\n"
+    assert json_content("a", detection).decode() == to_line("a", detection) + "\n"

@@ -9,7 +9,7 @@ from made import make_chest
 
 from ptxsdk import Detector, GatePolicy, Radiograph, WriterError
 from ptxsdk.writers.drawing import percent
-from ptxsdk.writers.overlay import render_overlay, write_overlay
+from ptxsdk.writers.overlay import overlay_content, render_overlay
 
 BLOB = (250, 150, 60)
 
@@ -94,20 +94,18 @@ def test_large_films_are_shrunk_and_small_ones_enlarged(detector):
     assert render_overlay(small, detector.predict(small)).shape[1] == 560
 
 
-def test_the_file_is_the_picture(detector, film, tmp_path):
+def test_the_file_is_the_picture(detector, film):
     detection = detector.predict(film)
-    write_overlay(tmp_path / "o.png", film, detection)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "o.png")), render_overlay(film, detection))
-    assert [path.name for path in tmp_path.iterdir()] == ["o.png"]
+    content = np.frombuffer(overlay_content(film, detection), np.uint8)
+    np.testing.assert_array_equal(cv2.imdecode(content, cv2.IMREAD_COLOR), render_overlay(film, detection))
 
 
-def test_triage_has_no_overlay(tiny_engine, film, tmp_path):
+def test_triage_has_no_overlay(tiny_engine, film):
     with Detector(tiny_engine, profile="triage") as triage:
         detection = triage.predict(film)
     with pytest.raises(WriterError) as raised:
-        write_overlay(tmp_path / "o.png", film, detection)
+        overlay_content(film, detection)
     assert raised.value.code == "writer.profile"
-    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_percentage_is_never_rounded_to_certainty():

@@ -67,7 +67,7 @@ def sdk_preprocess(
 
     shown = Display(voi=Window.from_range(0, 255)) if display is None else display
     tensor, geometry = preprocess(pixels, display=shown, size=(size, size), mean=mean, std=std)
-    return np.asarray(tensor).reshape(size, size), geometry.content
+    return tensor, geometry.content
 
 
 class FilmCache:

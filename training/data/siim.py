@@ -124,13 +124,6 @@ def decode_rle(runs: tuple[str, ...], rows: int, columns: int) -> NDArray[np.uin
     return np.ascontiguousarray(plane.reshape(columns, rows).T)
 
 
-def encode_rle(mask: NDArray[np.generic]) -> str:
-    """Return the run-length code of a (rows, columns) mask, the inverse of `decode_rle`; ``-1`` of an empty one."""
-    inside = np.pad((np.asarray(mask) != 0).T.ravel().astype(np.int8), 1)
-    edges = np.flatnonzero(np.diff(inside))
-    return " ".join(map(str, np.diff(edges, prepend=0))) if edges.size else "-1"
-
-
 def _parse_rle(text: str, rows: int, columns: int) -> NDArray[np.int64]:
     """Return the (n, 2) ``start, stop`` of every run in the order of the code."""
     fields = text.split()
