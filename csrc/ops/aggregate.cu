@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kAggregateThreads, 4)
 void aggregate(const Film* films, int count, const AggregateInput& input, const AggregateRules& rules,
                std::byte* scratch, std::byte* results, std::size_t film_results, Stream stream) {
     const ScratchLayout layout(input.rows, input.columns);
-    const dim3 grid(static_cast<unsigned>(layout.strips), static_cast<unsigned>(count));
+    const dim3 grid(static_cast<unsigned>(layout.blocks()), static_cast<unsigned>(count));
     aggregate_kernel<<<grid, kAggregateThreads, aggregate_shared_bytes(input.columns),
                        static_cast<cudaStream_t>(stream)>>>(films, input, rules, scratch, layout.size,
                                                             results, film_results);

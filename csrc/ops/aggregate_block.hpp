@@ -1,6 +1,7 @@
 // aggregate on CUDA: what one thread block does, on the device and, for tests, on the host.
 //
-// One launch.  A block takes a strip of kStripRows rows of one film's map: it turns them into bits (z >=
+// One launch.  A block takes a strip of kStripRows rows of one film's map, the last one the patches: it turns
+// the rows into bits (z >=
 // low), finds the horizontal runs, joins runs of neighbouring rows by union-find in shared memory, and adds
 // what each component is (area, box, sums, peak) to a record in device memory.  The block that finishes last
 // joins the components across the borders of strips, adds their records, drops what is no region, and writes
@@ -65,19 +66,21 @@ struct ScratchLayout {
     std::size_t scores, borders, before, ids, parents, records, size;
     std::int32_t strips, words, row_runs;
 
+    PTXSDK_HD std::int32_t blocks() const { return strips + 1; }
+
     PTXSDK_HD ScratchLayout(std::int32_t rows, std::int32_t columns)
         : strips((rows + kStripRows - 1) / kStripRows),
           words((columns + 31) / 32),
           row_runs((columns + 1) / 2) {
         const auto n = static_cast<std::size_t>(strips);
         const auto most_components = n * (kStripRows / 2) * static_cast<std::size_t>(row_runs);
-        std::size_t end = 4 * sizeof(std::uint32_t);  // components, strips done, flags, spare
+        std::size_t end = 4 * sizeof(std::uint32_t);  // components, blocks done, flags, spare
         const auto take = [&end](std::size_t bytes) {
             const std::size_t begin = end;
             end += (bytes + 15) / 16 * 16;
             return begin;
         };
-        scores = take(n * sizeof(Score));
+        scores = take((n + 1) * sizeof(Score));  // a block each
         borders = take(2 * n * static_cast<std::size_t>(words) * sizeof(std::uint32_t));
         before = take(2 * n * static_cast<std::size_t>(words) * sizeof(std::uint32_t));
         ids = take(2 * n * static_cast<std::size_t>(row_runs) * sizeof(std::uint32_t));
@@ -355,7 +358,7 @@ struct FilmMap {
     PTXSDK_DEVICE std::uint32_t* counters() const { return at<std::uint32_t>(0); }
 };
 
-enum Counter { components, strips_done, flags };
+enum Counter { components, blocks_done, flags };
 
 // Adds pixels [x, x + length) of row y to a record that other threads add to as well.
 template <typename Block>
@@ -404,7 +407,31 @@ PTXSDK_DEVICE void merge_record(RegionRecord& into, const RegionRecord& other) {
     Block::add(&into.probability, other.probability);
 }
 
-// The strip's part of the scores, and its components as records in scratch memory.
+// The score of the patches, if that is the film's, and whether they are finite.
+template <typename Block>
+PTXSDK_DEVICE void score_patches(const Block& block, const FilmMap& film, const ScratchLayout& layout,
+                                 Score* scores) {
+    const bool scored = film.rules.source == ScoreSource::patch;
+    block.each([&](int thread) {
+        ScoreSum score;
+        bool finite = true;
+        const std::size_t first = static_cast<std::size_t>(film.index) * film.input.patches;
+        for (std::int32_t i = thread; i < film.input.patches; i += block.threads()) {
+            const float z = logit_at(film.input.patch, first + i);
+            finite = finite && is_finite(z);
+            if (scored) score.add(z, film.rules.method);
+        }
+        scores[thread] = score.score();
+        if (!finite) Block::set_bits(film.counters() + flags, patch_not_finite);
+    });
+    if (!scored) return;
+    add_scores(block, scores);
+    block.each([&](int thread) {
+        if (thread == 0) film.at<Score>(layout.scores)[layout.strips] = scores[0];
+    });
+}
+
+// The strip's part of the score, if it is the mask's, and its components as records in scratch memory.
 template <typename Block>
 PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const ScratchLayout& layout,
                                std::int32_t strip, Score* scores, std::uint32_t* partial,
@@ -418,6 +445,7 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
     std::uint32_t* parents = before + kStripRows * words;
     std::uint32_t* ids = parents + kStripRows * layout.row_runs;
     std::uint32_t* run_count = partial + 2 * kAggregateThreads;
+    const bool scored = film.rules.source == ScoreSource::mask;
     const auto load = [](const std::uint32_t* value) { return *value; };
     const auto each_chunk = [&](int thread, auto visit) {
         for (std::int32_t chunk = thread; chunk < rows * row_chunks; chunk += block.threads()) {
@@ -431,7 +459,7 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
     });
     block.each([&](int thread) {
         ScoreSum score;
-        bool patch_finite = true, mask_finite = true;
+        bool finite = true;
         each_chunk(thread, [&](std::int32_t row, std::int32_t x, std::int32_t count) {
             const std::int32_t y = first_row + row;
             const bool inside = y >= film.content.y0 && y < film.content.y1;
@@ -440,30 +468,24 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
             PTXSDK_UNROLL(16)
             for (std::int32_t i = 0; i < kChunk; ++i) {
                 const float z = chunk.z[i];
-                mask_finite = mask_finite && is_finite(z);
-                if (!inside || x + i < film.content.x0 || x + i >= film.content.x1) continue;
-                if (z >= film.rules.low) found |= 1u << i;
-                if (film.rules.source == ScoreSource::mask) score.add(z, film.rules.method);
+                finite = finite && is_finite(z);
+                const bool counts = inside && x + i >= film.content.x0 && x + i < film.content.x1;
+                if (counts && z >= film.rules.low) found |= 1u << i;
             }
             if (found != 0) Block::set_bits(bits + row * words + x / 32, found << x % 32);
+            if (!scored || !inside) return;
+            const std::int32_t end = x + count < film.content.x1 ? x + count : film.content.x1;
+            PTXSDK_UNROLL(1)  // the logarithms are long, and most films are scored by their patches
+            for (std::int32_t at = x > film.content.x0 ? x : film.content.x0; at < end; ++at)
+                score.add(logit_at(film.input.mask, film.pixel(y, at)), film.rules.method);
         });
-        if (strip == 0) {
-            const Scored patch{film.input.patch, static_cast<std::size_t>(film.index) * film.input.patches,
-                               film.input.patches, film.input.patches, 0};
-            for (std::int32_t i = thread; i < patch.count; i += block.threads()) {
-                patch_finite = patch_finite && is_finite(patch[i]);
-                if (film.rules.source == ScoreSource::patch) score.add(patch[i], film.rules.method);
-            }
-        }
-        scores[thread] = score.score();
-        const std::uint32_t broken =
-            (patch_finite ? 0u : patch_not_finite) | (mask_finite ? 0u : mask_not_finite);
-        if (broken != 0) Block::set_bits(film.counters() + flags, broken);
+        if (scored) scores[thread] = score.score();
+        if (!finite) Block::set_bits(film.counters() + flags, mask_not_finite);
     });
-    if (strip == 0 || film.rules.source == ScoreSource::mask) add_scores(block, scores);
+    if (scored) add_scores(block, scores);
 
     block.each([&](int thread) {
-        if (thread == 0) film.at<Score>(layout.scores)[strip] = scores[0];
+        if (scored && thread == 0) film.at<Score>(layout.scores)[strip] = scores[0];
         for (std::int32_t i = thread; i < rows * words; i += block.threads())
             before[i] =
                 static_cast<std::uint32_t>(count_bits(run_starts(bits[i], i % words == 0 ? 0 : bits[i - 1])));
@@ -533,7 +555,9 @@ PTXSDK_DEVICE void label_strip(const Block& block, const FilmMap& film, const Sc
 template <typename Block>
 PTXSDK_DEVICE void merge_strips(const Block& block, const FilmMap& film, const ScratchLayout& layout,
                                 Score* scores, std::uint32_t* partial, std::uint32_t* rest) {
+    constexpr int kAhead = 4;
     const std::int32_t words = layout.words;
+    const bool by_mask = film.rules.source == ScoreSource::mask;
     const auto load = [](const std::uint32_t* value) { return Block::fresh(value); };
     auto* parents = film.at<std::uint32_t>(layout.parents);
     auto* records = film.at<RegionRecord>(layout.records);
@@ -545,31 +569,48 @@ PTXSDK_DEVICE void merge_strips(const Block& block, const FilmMap& film, const S
 
     block.each([&](int thread) {
         Score sum = no_score();
-        for (std::int32_t strip = thread; strip < layout.strips; strip += block.threads()) {
-            const Score* score = film.at<Score>(layout.scores) + strip;
-            if (strip == 0 || film.rules.source == ScoreSource::mask)
-                sum = combined(sum, {Block::fresh(&score->linear), Block::fresh(&score->rest),
-                                     Block::fresh(&score->top), Block::fresh(&score->sum_exp)});
+        const std::int32_t first = by_mask ? 0 : layout.strips,
+                           end = by_mask ? layout.strips : layout.blocks();
+        for (std::int32_t i = first + thread; i < end; i += block.threads()) {
+            const Score* score = film.at<Score>(layout.scores) + i;
+            sum = combined(sum, {Block::fresh(&score->linear), Block::fresh(&score->rest),
+                                 Block::fresh(&score->top), Block::fresh(&score->sum_exp)});
         }
         scores[thread] = sum;
         if (thread == 0) *found = 0;
         const auto* borders = film.at<std::uint32_t>(layout.borders);
         const auto* before = film.at<std::uint32_t>(layout.before);
         const auto* ids = film.at<std::uint32_t>(layout.ids);
-        for (std::int32_t i = words + thread; i < layout.strips * words; i += block.threads()) {
-            const std::int32_t here = 2 * (i / words),
-                               above = here - 1;  // the strip's first row, the last one above it
-            const BitRows rows{borders, before, words};
-            for_touching(borders + here * words, borders + above * words, i % words, words, load,
-                         [&](std::int32_t x, std::int32_t x_above) {
-                             const auto id = [&](std::int32_t row, std::int32_t at) {
-                                 return load(ids + row * layout.row_runs + run_of(rows, row, at, load));
-                             };
-                             unite<Block>(parents, id(here, x), id(above, x_above), load);
-                         });
+        const std::int32_t border_words = layout.strips * words;
+        for (std::int32_t i = words + thread; i < border_words; i += kAhead * block.threads()) {
+            // Most are 0: they are fetched together, not one after the other.
+            std::uint32_t ahead[kAhead], filled = 0;
+            PTXSDK_UNROLL(4)
+            for (int k = 0; k < kAhead; ++k) {
+                const std::int32_t wanted = i + k * block.threads();
+                const std::int32_t at = wanted < border_words ? wanted : border_words - 1;
+                ahead[k] = load(borders + at / words * 2 * words + at % words);
+            }
+            PTXSDK_UNROLL(4)
+            for (int k = 0; k < kAhead; ++k)
+                if (i + k * block.threads() < border_words && ahead[k] != 0) filled |= 1u << k;
+            for (; filled != 0; filled &= filled - 1) {
+                const std::int32_t at = i + lowest_bit(filled) * block.threads();
+                const std::int32_t here = 2 * (at / words),
+                                   above = here - 1;  // the strip's first row, the last one above it
+                const BitRows rows{borders, before, words};
+                for_touching(
+                    borders + here * words, borders + above * words, at % words, words, load,
+                    [&](std::int32_t x, std::int32_t x_above) {
+                        const auto id = [&](std::int32_t row, std::int32_t column) {
+                            return load(ids + row * layout.row_runs + run_of(rows, row, column, load));
+                        };
+                        unite<Block>(parents, id(here, x), id(above, x_above), load);
+                    });
+            }
         }
     });
-    add_scores(block, scores);
+    if (by_mask) add_scores(block, scores);
     const std::uint32_t count = load(film.counters() + components);
     block.each([&](int thread) {
         if (thread == 0) result.score = scores[0];
@@ -603,7 +644,7 @@ PTXSDK_DEVICE void merge_strips(const Block& block, const FilmMap& film, const S
             result.regions = regions;
             result.flags = load(film.counters() + flags) | (*found > kMostRegions ? too_many_regions : 0u);
             result.top_k = 0;
-            film.counters()[components] = film.counters()[strips_done] = film.counters()[flags] =
+            film.counters()[components] = film.counters()[blocks_done] = film.counters()[flags] =
                 0;  // the next launch
         }
     });
@@ -615,7 +656,7 @@ PTXSDK_DEVICE void merge_strips(const Block& block, const FilmMap& film, const S
     }
 }
 
-// Strip number `strip` of film number `index`.
+// Strip number `strip` of a film, or its patches where that is the number of strips.
 template <typename Block>
 PTXSDK_DEVICE void aggregate_block(const Block& block, const FilmMap& film, std::int32_t strip) {
     auto* scores = reinterpret_cast<Score*>(block.shared);
@@ -623,11 +664,14 @@ PTXSDK_DEVICE void aggregate_block(const Block& block, const FilmMap& film, std:
     std::uint32_t* rest = partial + 2 * kAggregateThreads + 4;
     std::uint32_t* last = partial + 2 * kAggregateThreads + 1;
     const ScratchLayout layout(film.input.rows, film.input.columns);
-    label_strip(block, film, layout, strip, scores, partial, rest);
+    if (strip == layout.strips)
+        score_patches(block, film, layout, scores);
+    else
+        label_strip(block, film, layout, strip, scores, partial, rest);
     block.each([&](int thread) {
         if (thread != 0) return;
-        const std::uint32_t before = Block::arrive(film.counters() + strips_done);
-        *last = before + 1 == static_cast<std::uint32_t>(layout.strips) ? 1 : 0;
+        const std::uint32_t before = Block::arrive(film.counters() + blocks_done);
+        *last = before + 1 == static_cast<std::uint32_t>(layout.blocks()) ? 1 : 0;
     });
     if (*last != 0) merge_strips(block, film, layout, scores, partial, rest);
 }

@@ -76,12 +76,15 @@ struct DeviceBlock {
     }
 
     // Counts this thread's block as arrived; returns how many were before it.  What the block has written, if
-    // a barrier lies between, is there for whoever is counted later, and theirs before for it: a fence holds
-    // for all that its thread has seen.
+    // a barrier lies between, is there for whoever is counted later, and theirs before for it: release and
+    // acquire hold for all that their thread has seen.  (__threadfence would be sequentially consistent,
+    // which takes longer and keeps the compiler from turning other atomics into reductions.)
     PTXSDK_DEVICE static std::uint32_t arrive(std::uint32_t* counter) {
-        __threadfence();
-        const std::uint32_t before = atomicAdd(counter, 1);
-        __threadfence();
+        std::uint32_t before;
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "l"(__cvta_generic_to_global(counter))
+                     : "memory");
         return before;
     }
 

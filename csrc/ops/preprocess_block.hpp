@@ -234,6 +234,10 @@ struct TableContribution {
     }
 };
 
+struct alignas(8) Vector8 {
+    std::uint32_t words[2];
+};
+
 struct alignas(16) Sums {
     float values[4];
 };
@@ -241,6 +245,10 @@ struct alignas(16) Sums {
 // 16 bytes of shared memory, `offset` bytes from an aligned address.
 PTXSDK_DEVICE inline Vector16 staged16(const std::byte* aligned, std::int32_t offset) {
     if (offset % 16 == 0) return *reinterpret_cast<const Vector16*>(aligned + offset);
+    if (offset % 8 == 0) {
+        const auto* halves = reinterpret_cast<const Vector8*>(aligned + offset);
+        return {{halves[0].words[0], halves[0].words[1], halves[1].words[0], halves[1].words[1]}};
+    }
     const auto* words = reinterpret_cast<const std::uint32_t*>(aligned + (offset & ~3));
     const int bits = 8 * (offset & 3);
     Vector16 joined;

@@ -24,7 +24,7 @@ void aggregate(const Film* films, int count, const AggregateInput& input, const 
                std::byte* scratch, std::byte* results, std::size_t film_results, Stream) {
     const ScratchLayout layout(input.rows, input.columns);
     const auto kernel = [&](const HostBlock& block, int i) {
-        const int index = i / layout.strips;
+        const int index = i / layout.blocks();
         const auto at = static_cast<std::size_t>(index);
         const FilmMap film{input,
                            rules,
@@ -32,9 +32,9 @@ void aggregate(const Film* films, int count, const AggregateInput& input, const 
                            scratch + at * layout.size,
                            reinterpret_cast<AggregateResult*>(results + at * film_results),
                            index};
-        aggregate_block(block, film, i % layout.strips);
+        aggregate_block(block, film, i % layout.blocks());
     };
-    launch(kAggregateThreads, aggregate_shared_bytes(input.columns), count * layout.strips, kernel);
+    launch(kAggregateThreads, aggregate_shared_bytes(input.columns), count * layout.blocks(), kernel);
 }
 
 void copy(std::byte* to, const std::byte* from, std::size_t size, Stream) { std::memcpy(to, from, size); }

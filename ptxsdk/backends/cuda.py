@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ PATIENCE = 0.75
 """Seconds that a film may take on a device before the device counts as lost."""
 FIRST_PATIENCE = 60.0
 """The same for a first film, for which the driver loads what it needs."""
+_CAPTURING = threading.Lock()  # the garbage collector rests meanwhile, in the whole process
 _PAUSE = 2e-5
 
 # The kernel module's version where NVIDIA's driver says it; Jetsons have none, their driver comes with CUDA.
@@ -139,21 +141,22 @@ class Gpu:
 
         address = address_of(stream)
         handle = driver.CUstream(address)
-        collects = gc.isenabled()
-        gc.disable()  # what it frees could be CUDA memory, which must not happen during capture
-        try:
-            mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-            _checked(driver.cuStreamBeginCapture(handle, mode))
+        with _CAPTURING:
+            collects = gc.isenabled()
+            gc.disable()  # what it frees could be CUDA memory, which must not happen during capture
             try:
-                record(address)
-            except BaseException:
-                status, broken = driver.cuStreamEndCapture(handle)
-                if int(status) == 0:
-                    driver.cuGraphDestroy(broken)
-                raise
-        finally:
-            if collects:
-                gc.enable()
+                mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+                _checked(driver.cuStreamBeginCapture(handle, mode))
+                try:
+                    record(address)
+                except BaseException:
+                    status, broken = driver.cuStreamEndCapture(handle)
+                    if int(status) == 0:
+                        driver.cuGraphDestroy(broken)
+                    raise
+            finally:
+                if collects:
+                    gc.enable()
         (recorded,) = _checked(driver.cuStreamEndCapture(handle))
         try:
             (executable,) = _checked(driver.cuGraphInstantiate(recorded, 0))
@@ -192,7 +195,7 @@ def address_of(stream: Any) -> int:
     BackendError
         ``backend.failed``: it was closed.  CUDA would take its address, 0, for the default stream.
     """
-    if stream.is_closed:
+    if getattr(stream, "is_closed", False) or not int(stream.handle):  # cuda-core says it since 1.2 only
         raise BackendError("backend.failed", "the CUDA stream was closed")
     return int(stream.handle)
 

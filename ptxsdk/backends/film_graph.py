@@ -270,6 +270,7 @@ class FilmGraph:
         rows, columns = pixels.shape
         pitch = -(-columns * pixels.itemsize // _ALIGNED) * _ALIGNED
         if memory.film.size < rows * pitch:
+            self._wait(FIRST_PATIENCE)  # a film refused after its upload began may still be on its way
             memory.film = _Both(self._gpu, rows * pitch, memory.stream)
         staging = memory.film.host.ctypes.data
         # Where the GPU shares the host's memory it reads the page-locked copy itself.
