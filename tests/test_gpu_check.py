@@ -291,3 +291,19 @@ def test_one_architecture_is_built_where_the_compiler_knows_it(gpu_check):
     assert architectures("9.0", "sm_80 | sm_90 | sm_90a") == ["90-real"]
     assert architectures("11.0", "sm_80 | sm_90 | sm_100a") == []
     assert architectures("", "sm_90") == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "outcome", "proves"),
+    [
+        ("NVIDIA H200", "passed", True),
+        ("NVIDIA H200", "not run", False),
+        ("NVIDIA H200", "failed", False),
+        ("", "not run", True),  # nothing could be shown, and nothing is said to be
+    ],
+)
+def test_a_gpu_on_which_no_twin_ran_is_a_failure(gpu_check, tmp_path, gpu, outcome, proves):
+    check = gpu_check.Check(tmp_path, 1)
+    check.facts["gpu"] = {"name": gpu} if gpu else {}
+    check.steps = [gpu_check.Step(gpu_check.TWINS, outcome, 1.0, "")]
+    assert check.proves_something() is proves
