@@ -1,7 +1,6 @@
 // The CUDA kernels on the host (host_block.hpp) against the CPU twins: what the sanitizers watch, a race
 // among the kernels' own threads included.  Exit status 0: all held.
 #include <cmath>
-#include <cstdio>
 #include <random>
 #include <stdexcept>
 #include <string_view>
@@ -12,19 +11,12 @@
 #include "ops/aggregate_result.hpp"
 #include "ops/cuda.hpp"
 #include "ops/preprocess_block.hpp"
+#include "tests/check.hpp"
 #include "tests/host_block.hpp"
 
 namespace {
 
 using namespace ptxsdk;
-
-int failures = 0;
-
-void check(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "FAILED %s\n", what);
-    ++failures;
-}
 
 std::mt19937 random_bits(3);
 
@@ -180,6 +172,5 @@ int main(int count, char** arguments) {
     }
     for (const int grain : {1, 5, 20}) test_aggregate(20, 67, grain);
     test_threads_that_part_at_a_barrier();
-    std::printf("%d failures\n", failures);
-    return failures == 0 ? 0 : 1;
+    return ptxsdk::end_of_tests();
 }

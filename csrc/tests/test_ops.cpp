@@ -1,7 +1,6 @@
 // Unit tests of the operations without Python: what the sanitizers watch.  Exit status 0: all held.
 #include <atomic>
 #include <cmath>
-#include <cstdio>
 #include <functional>
 #include <limits>
 #include <random>
@@ -13,18 +12,11 @@
 #include "ops/aggregate_result.hpp"
 #include "ops/preprocess.hpp"
 #include "ops/preprocess_block.hpp"
+#include "tests/check.hpp"
 
 namespace {
 
 using namespace ptxsdk;
-
-int failures = 0;
-
-void check(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "FAILED %s\n", what);
-    ++failures;
-}
 
 template <typename Error>
 bool throws(const std::function<void()>& call) {
@@ -240,6 +232,5 @@ int main() {
     test_regions();
     test_aggregate_refuses();
     test_results_of_a_broken_device();
-    std::printf("%d failures\n", failures);
-    return failures == 0 ? 0 : 1;
+    return ptxsdk::end_of_tests();
 }
