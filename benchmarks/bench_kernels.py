@@ -197,6 +197,7 @@ def torch_times(bench: Bench) -> dict[str, float]:
     if not torch.cuda.is_available():
         raise ImportError("PyTorch sees no GPU")
     where = torch.device("cuda", bench.gpu.index)
+    torch.cuda.set_device(where)  # of graphs and events
     width = Geometry.fit((ROWS, COLUMNS), (SIZE, SIZE)).content
     pixels = torch.randint(0, 4096, (16, 1, ROWS, COLUMNS), dtype=torch.int16, device=where)
     logits = torch.randn(32, 32, device=where)

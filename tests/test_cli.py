@@ -20,8 +20,10 @@ import typer
 from made import make_chest
 from typer.testing import CliRunner
 
+import ptxsdk
 from ptxsdk.cli import app
 from ptxsdk.cli.predict import find_films
+from ptxsdk.errors import DetectorError
 
 FLAGGED = {"blob": (250, 150, 60)}
 
@@ -172,6 +174,16 @@ def test_a_defect_of_ours_stops_no_other_film(folder, monkeypatch):
         None,
         "detector.internal",
     ]
+
+
+def test_a_defect_of_ours_at_the_start_is_no_usage_error(folder, monkeypatch):
+    def broken(*_, **__):
+        raise DetectorError("detector.internal", "a defect")
+
+    monkeypatch.setattr(ptxsdk, "Detector", broken)
+    result = run("verify", str(folder / "tiny.ptxengine"), "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"]["code"] == "detector.internal"
 
 
 def test_files_are_written_for_every_film_with_names_of_their_own(folder):

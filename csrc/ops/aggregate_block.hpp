@@ -1,11 +1,10 @@
 // aggregate on CUDA: what one thread block does, on the device and, for tests, on the host.
 //
-// One launch.  A block takes a strip of kStripRows rows of one film's map, the last one the patches: it turns
-// the rows into bits (z >=
+// One launch.  A block takes a strip of kStripRows rows of one film's map: it turns them into bits (z >=
 // low), finds the horizontal runs, joins runs of neighbouring rows by union-find in shared memory, and adds
-// what each component is (area, box, sums, peak) to a record in device memory.  The block that finishes last
-// joins the components across the borders of strips, adds their records, drops what is no region, and writes
-// the regions in order.
+// what each component is (area, box, sums, peak) to a record in device memory.  One block more takes the
+// patches.  The block that arrives last joins the components across the borders of strips, adds their
+// records, drops what is no region, and writes the regions in order.
 //
 // Everything that is added by several threads is an integer (the probabilities as multiples of 2^-32), and
 // scores are added along a fixed tree: the result does not depend on which thread comes first.
@@ -66,8 +65,6 @@ struct ScratchLayout {
     std::size_t scores, borders, before, ids, parents, records, size;
     std::int32_t strips, words, row_runs;
 
-    PTXSDK_HD std::int32_t blocks() const { return strips + 1; }
-
     PTXSDK_HD ScratchLayout(std::int32_t rows, std::int32_t columns)
         : strips((rows + kStripRows - 1) / kStripRows),
           words((columns + 31) / 32),
@@ -88,6 +85,9 @@ struct ScratchLayout {
         records = take(most_components * sizeof(RegionRecord));
         size = (end + 255) / 256 * 256;
     }
+
+    // Of a film: one a strip, and one for the patches.
+    PTXSDK_HD std::int32_t blocks() const { return strips + 1; }
 };
 
 // Shared memory of a block, in bytes.

@@ -154,10 +154,10 @@ class Gpu:
                     if int(status) == 0:
                         driver.cuGraphDestroy(broken)
                     raise
+                (recorded,) = _checked(driver.cuStreamEndCapture(handle))
             finally:
                 if collects:
                     gc.enable()
-        (recorded,) = _checked(driver.cuStreamEndCapture(handle))
         try:
             (executable,) = _checked(driver.cuGraphInstantiate(recorded, 0))
         finally:
@@ -195,7 +195,7 @@ def address_of(stream: Any) -> int:
     BackendError
         ``backend.failed``: it was closed.  CUDA would take its address, 0, for the default stream.
     """
-    if getattr(stream, "is_closed", False) or not int(stream.handle):  # cuda-core says it since 1.2 only
+    if getattr(stream, "is_closed", False) or not int(stream.handle):  # what older cuda-core than ours lacks
         raise BackendError("backend.failed", "the CUDA stream was closed")
     return int(stream.handle)
 
